@@ -1,4 +1,4 @@
-//! The shared breaker (SPEC P8): when the API itself is in trouble, one request probes for all.
+//! The shared breaker (SPEC P8): when the API itself fails, one request probes for all.
 
 use std::time::{Duration, Instant};
 

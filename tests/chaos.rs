@@ -1,8 +1,8 @@
-//! Many clients before accounts that fail at random in every way of SPEC P7: nobody is lost, nobody
-//! gets another's answer.
+//! Many clients on accounts that fail at random in every way of SPEC P7: no request is lost, and no
+//! client gets another's answer.
 //!
-//! `MAXPOOL_CHAOS_REQUESTS` sets the number of requests; the answer to a request repeats the
-//! request's own mark.
+//! `MAXPOOL_CHAOS_REQUESTS` sets the number of requests. Each answer repeats the mark of its
+//! request.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ fn mark_of(request: &Request) -> String {
         .to_owned()
 }
 
-/// The same numbers in every run, whatever the order of the requests.
+/// The same numbers in every run, in whatever order the requests arrive.
 fn dice(seed: u64) -> u64 {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     x ^= x >> 31;
@@ -56,7 +56,7 @@ struct Tally {
     refused: AtomicUsize,
 }
 
-/// Counts a whole answer or an honest error; anything else is a loss.
+/// Counts a complete answer or a proper error; anything else is a loss.
 fn judge(tally: &Tally, mark: &str, reply: &Reply) {
     assert_eq!(reply.end, ReplyEnd::Complete, "{mark}: {}", reply.text());
     let text = reply.text();
@@ -140,14 +140,14 @@ fn accounts_that_fail_at_random_lose_nobody() {
     );
 }
 
-/// Kinds of requests that meet a refusal of their own on every account.
+/// Kinds of requests that every account refuses because of the request itself.
 const POISONS: [&str; 4] = ["long-context", "bare-limit", "broken-body", "other-route"];
-/// One request in so many is poisoned.
+/// One request in this many is poisoned.
 const POISONED: usize = 100;
-/// How long the upstream takes, so that the figures are its time and not the machine's.
+/// How long the upstream takes; long enough that the machine's own delays matter little.
 const SERVICE: Duration = Duration::from_millis(20);
 
-/// The poison in a request's body or path, if it has any.
+/// The kind of poison in a request's body or path, if any.
 fn poison_of(request: &Request) -> Option<usize> {
     if request.path() == "/v1/messages/batches" {
         return Some(3);
@@ -186,16 +186,16 @@ fn poisoned_ask(number: usize) -> (usize, Ask) {
     (poison, Ask::messages(&body))
 }
 
-/// What became of one round.
+/// The results of one round.
 #[derive(Default)]
 struct Round {
-    /// Microseconds that the plain requests took.
+    /// Durations of the plain requests in microseconds.
     plain: Vec<u64>,
-    /// The same of the poisoned ones.
+    /// Durations of the poisoned requests in microseconds.
     poisoned: Vec<u64>,
 }
 
-/// Plain requests by some clients, one of a hundred replaced by a poisoned one if asked for.
+/// Plain requests by several clients; if asked for, one in a hundred is replaced by a poisoned one.
 fn round(total: usize, poison: bool) -> Round {
     let upstream = Upstream::with(|request| {
         let answer = match poison_of(request) {
@@ -219,8 +219,8 @@ fn round(total: usize, poison: bool) -> Round {
                         break;
                     }
                     let begun = Instant::now();
-                    // The last ones need others behind them: with nobody else served, suspense
-                    // lasts as long as it may.
+                    // The last requests are not poisoned: when no other request is served, suspense
+                    // takes as long as it may.
                     if poison && number % POISONED == POISONED / 2 && number < total * 3 / 4 {
                         let (poison, ask) = poisoned_ask(number);
                         let reply = client.ask(&ask);
@@ -280,15 +280,15 @@ fn poisoned_requests_take_nothing_from_plain_ones() {
     let (alone, _) = tell("plain requests alone", &without);
     let poisoned = with.iter().map(|round| percentile(&round.poisoned, 1.0)).fold(0.0, f64::max);
     eprintln!("soak: poisoned requests: the slowest took {poisoned:.0} ms");
-    // Nobody waits for a refusal that is not theirs: that would be seconds.
+    // A request that waited for another's refusal would take seconds.
     assert!(beside_slowest < 3_000.0, "{beside_slowest} ms");
-    // A short run shares the machine with other tests.
+    // Other tests run on the same machine during a short run, so the bound is looser.
     let most = if asked.is_some() { alone * 1.1 } else { alone * 1.1 + 500.0 };
     assert!(beside <= most, "{beside} ms beside poisoned requests, {alone} ms without");
 }
 
-/// Says what the rounds' plain requests took; gives the 99th percentile of the round that the
-/// machine disturbed least, and the slowest of all. Both are milliseconds.
+/// Prints how long the rounds' plain requests took. Returns the 99th percentile of the least
+/// disturbed round and the slowest request of all, in milliseconds.
 fn tell(what: &str, rounds: &[Round]) -> (f64, f64) {
     let least = |share| {
         let all = rounds.iter().map(|round| percentile(&round.plain, share));

@@ -7,8 +7,8 @@ fn assert_ok(ran: &Ran) {
     assert_eq!(ran.status.code(), Some(0), "{ran:#?}");
 }
 
-/// A port for programs that must find each other through the file; outside the range that systems
-/// hand out by themselves.
+/// A fixed port, for programs that must find each other through the file; outside the range of
+/// ephemeral ports.
 fn free_port() -> u16 {
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("below 10000");
     let free =

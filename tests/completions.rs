@@ -1,5 +1,5 @@
-//! The completions in the shells that they are for: what each of them offers for a line (SPEC C). A
-//! shell that is not installed is named and passed over.
+//! What the completion scripts offer in the real shells for each line (SPEC C). A shell that is not
+//! installed is reported and skipped.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::Home;
 
-/// Calls the function as bash does when Tab is pressed behind `$2`.
+/// Calls the function as bash does when Tab is pressed after `$2`.
 const BASH: &str = r#"
 . "$1"
 COMP_WORDBREAKS=$' \t\n"\'@><=;|&(:'
@@ -16,7 +16,7 @@ _maxpool
 printf '%s\n' "${COMPREPLY[@]}"
 "#;
 
-/// Types `$2` and Tab into a shell of its own, in which each match that is added is noted.
+/// Types `$2` and Tab into a separate zsh in which each added match is recorded.
 const ZSH: &str = r#"
 zmodload zsh/zpty || exit 3
 export COMPLETIONS=$1 NOTES=$PWD/notes
@@ -50,7 +50,7 @@ exit 0
 /// What fish itself offers for `$2`.
 const FISH: &str = r#"source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true"#;
 
-/// The line, some words that are offered behind it, and some that are not.
+/// Each line, some words that are offered after it, and some that are not.
 const LINES: [(&str, &[&str], &[&str]); 16] = [
     ("maxpool ", &["server", "run", "status", "explain", "version", "help"], &["bash", "--json"]),
     ("maxpool st", &["status"], &["server"]),
@@ -85,7 +85,7 @@ fn fish_offers_what_fits() {
     offers("fish", &["--no-config", "-c", FISH]);
 }
 
-/// Asks the shell for each line, with the script's path and the line as its last arguments.
+/// Asks the shell about each line; the script's path and the line are its last arguments.
 fn offers(shell: &str, arguments: &[&str]) {
     let home = Home::new().accounts(&["work", "spare", "me@example.com"]);
     home.write();
@@ -140,7 +140,7 @@ fn ask(
     )
 }
 
-/// Names of accounts come from the program, so the shell has to find it.
+/// The shell runs the program to list account names, so it must be on `PATH`.
 fn path_with_program() -> std::ffi::OsString {
     let program = crate::harness::home::program();
     let own = program.parent().expect("the program is in a directory").to_owned();
@@ -159,6 +159,6 @@ fn bash_completes_the_last_part_of_an_address() {
         eprintln!("skipped: bash is not installed");
         return;
     };
-    // What is before the @ is a word of its own for bash, and stays.
+    // Bash treats the part before the @ as a separate word, which stays.
     assert_eq!(found.into_iter().collect::<Vec<_>>(), ["example.com"]);
 }

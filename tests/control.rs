@@ -1,4 +1,4 @@
-//! Changing a running server (SPEC P1, A7): by its control routes and by its file.
+//! Changes to a running server (SPEC P1, A7) through its control routes and its file.
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, Reply, Value, api_key, hello, json};
@@ -21,7 +21,7 @@ fn assert_ok(reply: &Reply) {
     assert!((200..300).contains(&reply.status), "{} {}", reply.status, reply.text());
 }
 
-/// The credentials that serve the next four requests.
+/// The credentials used for the next four requests.
 fn serving(upstream: &Upstream, proxy: &Proxy) -> Vec<String> {
     let before = upstream.order().len();
     for _ in 0..4 {

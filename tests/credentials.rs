@@ -1,5 +1,5 @@
-//! Tokens of logins (SPEC T2, P7): one refresh for all who wait, never a token sent twice, and the
-//! new pair on disk before it serves.
+//! Tokens of logins (SPEC T2, P7): one refresh for all waiting requests, no token sent twice, and
+//! the new pair on disk before it is used.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, json, oauth,
 use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, Upstream, failures};
 
-/// An OAuth account whose token runs out this many milliseconds from now.
+/// An OAuth account whose token expires in this many milliseconds.
 fn running_out(name: &str, ms: i64) -> Value {
     let mut account = oauth(name);
     let now = i64::try_from(epoch_ms()).expect("now fits");
@@ -17,7 +17,7 @@ fn running_out(name: &str, ms: i64) -> Value {
     account
 }
 
-/// A home with one account whose token has run out, and a spare API key that is asked last.
+/// A home with one account whose token has expired, and a spare API key that is used last.
 fn start(upstream: &Upstream, account: Value) -> (Home, Proxy) {
     let name = account["name"].as_str().expect("a name").to_owned();
     upstream.state().oauth.grant(&format!("refresh-{name}"));
@@ -40,7 +40,7 @@ fn at_once(proxy: &Proxy, count: usize) -> Vec<Reply> {
     clients.into_iter().map(|client| client.join().expect("a client")).collect()
 }
 
-/// The messages that were served, by credential.
+/// The credentials of the messages that were served.
 fn served(upstream: &Upstream) -> Vec<String> {
     let requests = upstream.requests();
     let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
@@ -231,7 +231,7 @@ fn a_new_login_in_the_file_heals_the_account() {
 fn another_process_that_refreshed_first_is_believed() {
     let upstream = Upstream::start();
     let (home, proxy) = start(&upstream, oauth("a"));
-    // The file has moved on, and the server has not looked yet.
+    // The file has changed, and the server has not noticed yet.
     let mut config = home.read();
     config["accounts"][0]["accessToken"] = json!("token-theirs");
     config["accounts"][0]["refreshToken"] = json!("refresh-theirs");

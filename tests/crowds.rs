@@ -1,5 +1,5 @@
-//! Many connections at once (SPEC P2, F2): they cost descriptors and nothing else, and whoever is
-//! served stays served.
+//! Many connections at once (SPEC P2, F2): they cost only descriptors, and clients that are served
+//! stay served.
 
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, hello, hello_stream, js
 use crate::restart::restart;
 use crate::upstream::{Answer, Message, Step, Upstream};
 
-/// One crowd at a time: this process may hold only so many connections itself.
+/// Runs one crowd at a time, since this process has a limit on open connections as well.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -25,7 +25,7 @@ fn start(upstream: &Upstream, limits: &str) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// So many connections as are wanted and as this process and the program may have.
+/// The wanted number of connections, limited by what this process and the program may open.
 fn affordable(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let bound =
@@ -34,8 +34,7 @@ fn affordable(wanted: usize) -> usize {
     wanted.min(own).min(bound(limit.maximum) / 10 * 9)
 }
 
-/// What a build with debug information and without optimisation may have resident beyond the
-/// release.
+/// Additional resident memory allowed for an unoptimised debug build.
 const DEBUG_KIB: u64 = if cfg!(debug_assertions) { 20 * 1024 } else { 0 };
 
 fn assert_idle_cost(wanted: usize, resident_kib_max: u64) {
@@ -47,7 +46,7 @@ fn assert_idle_cost(wanted: usize, resident_kib_max: u64) {
     let mut clients: Vec<Client> = Vec::with_capacity(count);
     for number in 0..count {
         let mut client = proxy.connect();
-        // Some have been served before, others have said nothing yet.
+        // Some clients have been served before, others have not sent anything yet.
         if number % 20 == 0 {
             assert_eq!(client.ask(&ask).status, 200);
         }
@@ -108,7 +107,7 @@ fn a_flood_that_says_nothing_takes_nothing_from_those_who_are_served() {
             regular.ask(&ask).assert_said("Hello from upstream.");
         }
     }
-    // A newcomer is served as well, with the whole flood there.
+    // A new client is served even while the whole flood is connected.
     let mut newcomer = proxy.connect();
     newcomer.patience(Duration::from_secs(5));
     newcomer.ask(&ask).assert_said("Hello from upstream.");
@@ -120,7 +119,6 @@ fn a_flood_that_says_nothing_takes_nothing_from_those_who_are_served() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
 
-// Row 2.
 #[test]
 fn six_hundred_clients_of_other_versions_leave_nothing_over() {
     let _alone = alone();
@@ -147,7 +145,7 @@ fn six_hundred_clients_of_other_versions_leave_nothing_over() {
     }
     let took = since.elapsed();
     assert!(took < Duration::from_secs(4), "{took:?}");
-    // The clients keep their ends.
+    // The clients keep their ends open.
     until("descriptors and threads come back", || {
         let now = (proxy.descriptors(), proxy.threads());
         (now.0 <= before.0 + 8 && now.1 <= before.1 + 32).then_some(())
@@ -155,7 +153,7 @@ fn six_hundred_clients_of_other_versions_leave_nothing_over() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
 
-/// Whether the server has closed this idle connection, as its client would see it.
+/// Whether the server has closed this idle connection, as its client sees it.
 fn is_closed(client: &Client) -> bool {
     let socket = client.socket();
     socket.set_nonblocking(true).expect("not to wait");
@@ -174,7 +172,7 @@ fn requests_that_come_while_a_hand_over_closes_idle_connections_are_served() {
     for client in &mut clients {
         assert_eq!(client.ask(&ask).status, 200);
     }
-    // Idle for so long that the old worker need not wait for their next request.
+    // Idle long enough that the old worker does not have to wait for their next request.
     std::thread::sleep(Duration::from_millis(4500));
     restart(&proxy);
     until("the first one is closed", || clients.iter().any(is_closed).then_some(()));
@@ -190,6 +188,6 @@ fn requests_that_come_while_a_hand_over_closes_idle_connections_are_served() {
     });
     let lost = lost.count();
     eprintln!("{lost} of {} requests lost", asked.len());
-    // One that is sent in the instant of its closing is lost with any server.
+    // A request sent just as its connection is closed is lost with any server.
     assert!(lost <= 8 + asked.len() / 10, "{lost} of {}", asked.len());
 }

@@ -1,5 +1,5 @@
-//! Custody of tokens (SPEC A5, T2, T7): a refresh token is redeemed once, and what comes back is
-//! never lost, whatever the token endpoint, the disk or a signal does.
+//! Custody of tokens (SPEC A5, T2, T7): a refresh token is used once, and the new pair is never
+//! lost, whatever the token endpoint, the disk or a signal does.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::outcomes::ms_until;
 use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, End, Gate, Step, Upstream, failures};
 
-/// An OAuth account whose token has so many seconds left.
+/// An OAuth account whose token expires in this many seconds.
 pub(super) fn ending_in(name: &str, seconds: i64) -> Value {
     let mut account = oauth(name);
     let now = i64::try_from(epoch_ms()).expect("a time");
@@ -23,7 +23,7 @@ pub(super) fn ending_in(name: &str, seconds: i64) -> Value {
     account
 }
 
-/// A home with one account whose refresh token is good.
+/// A home with one account whose refresh token is valid.
 pub(super) fn home_of(upstream: &Upstream, account: Value) -> Home {
     upstream.state().oauth.grant("refresh-a");
     Home::new()
@@ -34,7 +34,7 @@ pub(super) fn home_of(upstream: &Upstream, account: Value) -> Home {
         .set("queue.enabled", json!(false))
 }
 
-/// The pair of the first account in the file.
+/// The tokens of the first account in the file.
 pub(super) fn pair(home: &Home) -> (String, String) {
     let account = &home.read()["accounts"][0];
     let text = |name: &str| account[name].as_str().unwrap_or("").to_owned();
@@ -45,21 +45,21 @@ pub(super) fn numbered(number: u32) -> (String, String) {
     (format!("access-{number}"), format!("refresh-{number}"))
 }
 
-/// Every refresh token that arrived at the endpoint.
+/// Every refresh token that reached the endpoint.
 pub(super) fn sent(upstream: &Upstream) -> Vec<String> {
     let requests = upstream.requests();
     let refreshes = requests.iter().filter(|request| request.path() == "/v1/oauth/token");
     refreshes.map(|request| request.json()["refresh_token"].as_str().unwrap_or("").into()).collect()
 }
 
-/// The tokens that messages came with.
+/// The tokens that messages were sent with.
 fn served(upstream: &Upstream) -> Vec<String> {
     let requests = upstream.requests();
     let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
     messages.map(|request| request.credential().to_owned()).collect()
 }
 
-/// The answer of the token endpoint with the first pair, and these members.
+/// The token endpoint's answer with the first pair and these additional members.
 pub(super) fn issued(more: Value) -> String {
     let mut body = json!({"access_token": "access-1", "refresh_token": "refresh-1"});
     for (name, value) in more.as_object().expect("an object") {
@@ -68,7 +68,7 @@ pub(super) fn issued(more: Value) -> String {
     body.to_string()
 }
 
-/// The next refresh gets its answer, the first pair, once the gate is opened.
+/// The next refresh is answered with the first pair once the gate is opened.
 pub(super) fn hold_refresh(upstream: &Upstream) -> Gate {
     let gate = upstream.gate();
     let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
@@ -76,7 +76,7 @@ pub(super) fn hold_refresh(upstream: &Upstream) -> Gate {
     gate
 }
 
-/// The server under strace, which lets system calls fail; `None` where there is no strace.
+/// The server under strace, which makes system calls fail; `None` without strace.
 fn failing(home: &Home, rules: &[&str]) -> Option<Command> {
     if !Command::new("strace").arg("-V").output().is_ok_and(|ran| ran.status.success()) {
         eprintln!("skipped: there is no strace to let system calls fail");
@@ -88,7 +88,7 @@ fn failing(home: &Home, rules: &[&str]) -> Option<Command> {
     Some(home.command_under(&starter, &["server", "--plain"]))
 }
 
-/// Waits until a process has been interrupted by a signal that was sent to it.
+/// Waits until a signal that was sent to the process has interrupted it.
 fn wait_heard(pid: u32, signal: Signal) {
     until("the signal be heard", || {
         let pending = ["SigPnd:", "ShdPnd:"].map(|name| status_of(pid, name));
@@ -123,7 +123,7 @@ fn a_lifetime_that_cannot_be_believed_costs_one_refresh_and_lasts_until_it_is_re
         }
         assert_eq!(sent(&upstream), ["refresh-a"], "{more}");
         assert_eq!(proxy.account("a")["credential"]["state"], "valid", "{more}");
-        // The API refuses it: still at most one refresh in ten seconds.
+        // The API refuses the new token: still at most one refresh in ten seconds.
         upstream.always("access-1", failures::unauthorized());
         for _ in 0..5 {
             proxy.post(&hello()).assert_error(502, "account_auth_error");
@@ -180,7 +180,7 @@ fn a_token_of_unknown_fate_is_sent_once_more_and_not_again() {
         });
         rests_for_a_quarter_of_an_hour(&proxy);
         assert_eq!(sent(&upstream), ["refresh-a", "refresh-a"]);
-        // Another login ends that.
+        // A new login ends that.
         let mut config = home.read();
         config["accounts"][0]["refreshToken"] = json!("refresh-login");
         home.write_text(&config.to_string());
@@ -264,7 +264,7 @@ fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() 
     }
     assert_eq!(served(&upstream), ["token-a"; 2]);
     assert_eq!(sent(&upstream), ["refresh-a"], "it is under way");
-    // The API refuses it by now: whoever has met that waits for the refresh.
+    // The API now refuses the old token, so every request that has met this waits for the refresh.
     upstream.always("token-a", failures::unauthorized());
     let client = proxy.post_aside(&hello());
     upstream.wait("the refusal", |state| state.requests.len() == 4);
@@ -275,7 +275,7 @@ fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() 
     assert_eq!(pair(&home), numbered(1));
 }
 
-/// How often the thread of the refresh has slept: once before each further try to get a lock.
+/// How often the refresh thread has slept, which it does once before each retry to get a lock.
 fn tries_of_the_refresh(worker: u32) -> Option<u32> {
     let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).expect("list").flatten();
     let mut ids = tasks.filter_map(|task| task.file_name().to_str()?.parse::<u32>().ok());
@@ -290,7 +290,7 @@ fn a_new_token_serves_no_request_before_it_is_stored_however_long_that_takes() {
     let proxy = Proxy::start(&home);
     let worker = u32::try_from(proxy.status()["pid"].as_u64().expect("a pid")).expect("a pid");
     let gate = hold_refresh(&upstream);
-    // This one has waited long enough, so no other one waits for the refresh.
+    // This request has reached its wait limit, so later ones do not wait for the refresh either.
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let held = home.lock_config();
     let before = tries_of_the_refresh(worker).expect("it is under way");
@@ -356,7 +356,7 @@ fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
     }
 }
 
-/// A home whose config cannot be written, and perhaps nothing else either.
+/// A home whose config cannot be written, and possibly no other directory either.
 struct Sealed {
     home: Home,
     directory: PathBuf,
@@ -373,7 +373,7 @@ impl Sealed {
         Sealed { home, directory }
     }
 
-    /// The server, with that state directory; `None` where it cannot be kept from writing.
+    /// The server with that state directory; `None` if it cannot be kept from writing.
     fn server(&self, state: &str) -> Option<Proxy> {
         let mut command = self.home.powerless()?;
         command.env("HOME", self.home.path().join(state));
@@ -491,7 +491,7 @@ fn a_refresh_token_may_be_any_text() {
         proxy.post(&hello()).assert_said("Hello from upstream.");
         assert_eq!(pair(&home), ("access-odd".to_owned(), token.to_owned()));
         drop(proxy);
-        // An old access token: the odd refresh token is redeemed for the next pair.
+        // With an expired access token, the odd refresh token is exchanged for the next pair.
         let mut config = home.read();
         config["accounts"][0]["expiresAt"] = json!(1_700_000_000_000_u64);
         home.write_text(&config.to_string());
@@ -518,7 +518,7 @@ fn no_number_of_signals_cuts_a_refresh_in_flight() {
         upstream.wait("the refresh", |state| !state.requests.is_empty());
         for (number, signal) in signals.iter().enumerate() {
             proxy.signal(*signal);
-            // Two signals at one moment are one.
+            // Two identical signals sent at the same moment are delivered only once.
             wait_heard(proxy.pid(), *signal);
             let said = match (signal, number) {
                 (&Signal::USR2, 0) => "starting the new process",
@@ -574,7 +574,7 @@ fn locks_of_tokens_are_cleared_after_a_refresh_and_after_a_kill() {
     let client = proxy.post_aside(&hello());
     upstream.wait("the refresh", |state| !state.requests.is_empty());
     assert_eq!(locks().len(), 2, "the token's lock and the place: {:?}", locks());
-    // Both at once: a worker whose leader is gone stops in order.
+    // Kills both, since a worker whose leader is gone would shut down gracefully.
     let worker = rustix::process::Pid::from_raw(worker).expect("a pid");
     proxy.signal(Signal::KILL);
     rustix::process::kill_process(worker, Signal::KILL).expect("kill");
@@ -623,7 +623,7 @@ fn a_token_of_unknown_fate_is_known_as_such_after_a_restart() {
     }
 }
 
-/// What is asked meanwhile fails at once, and the status says when the token is sent again.
+/// Requests meanwhile fail at once, and the status says when the token will be sent again.
 fn rests_for_a_quarter_of_an_hour(proxy: &Proxy) {
     until("the account rest", || {
         assert_ne!(proxy.post(&hello()).status, 200);
@@ -637,7 +637,7 @@ fn a_command_has_the_running_server_refresh() {
     let upstream = Upstream::start();
     let home = home_of(&upstream, ending_in("a", -1));
     let proxy = Proxy::start(&home);
-    // The command finds the server by the port of the config.
+    // The command finds the server through the port in the config.
     let mut config = home.read();
     config["proxy"]["port"] = json!(proxy.address().port());
     home.write_text(&config.to_string());
@@ -646,7 +646,7 @@ fn a_command_has_the_running_server_refresh() {
     assert_eq!(pair(&home), numbered(1));
     assert_eq!(sent(&upstream), ["refresh-a"]);
     let line = proxy.wait_line("the refresh", |line| line.contains("refreshed"));
-    // The server's own worker has done it.
+    // The server's own worker has refreshed it.
     let pid = proxy.status()["pid"].to_string();
     assert!(line.contains(&format!("pid {pid}")), "{line}");
 }

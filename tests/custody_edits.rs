@@ -1,5 +1,5 @@
-//! Custody of tokens (SPEC A5, T3, T7, T8): nothing newer is lost to something older, whoever
-//! writes the file.
+//! Custody of tokens (SPEC A5, T3, T7, T8): older tokens never replace newer ones, whichever
+//! program writes the file.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn reload(proxy: &Proxy) -> Reply {
     proxy.ask(&Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY))
 }
 
-/// The file as an editor that was opened before the refresh would save it.
+/// The file as an editor opened before the refresh would save it.
 fn old_copy(home: &Home) -> String {
     std::fs::read_to_string(home.config_path()).expect("read")
 }
@@ -108,7 +108,8 @@ fn a_token_that_was_spent_before_the_stop_is_not_presented_after_the_start() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.stop();
     drop(proxy);
-    // A backup comes back while nothing runs: the live pair is gone, but the spent one is known.
+    // A backup is restored while no server runs: the live pair is gone, but the spent token is
+    // known.
     home.write_text(&old);
     upstream.always("token-a", failures::unauthorized());
     let proxy = Proxy::start_as_is(&home);
@@ -130,7 +131,8 @@ fn a_source_never_brings_a_spent_pair_back_whatever_its_end() {
     let source = home.path().join("source.json");
     credentials(&source, "token-a", "refresh-a", 60);
     let proxy = Proxy::start(&home);
-    // A minute is less than five: it is refreshed, and the source holds a spent pair from then on.
+    // A minute is less than five, so the token is refreshed; from then on the source holds a spent
+    // pair.
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(sent(&upstream), ["refresh-a"]);
     for access in ["token-a", "token-other"] {
@@ -142,7 +144,7 @@ fn a_source_never_brings_a_spent_pair_back_whatever_its_end() {
     assert_eq!(sent(&upstream), ["refresh-a"]);
     let last = upstream.requests().last().expect("a request").credential().to_owned();
     assert_eq!(last, "access-1");
-    // What is no descendant of ours and newer is taken.
+    // A newer pair that does not descend from ours is imported.
     upstream.state().oauth.grant("refresh-cli");
     credentials(&source, "token-cli", "refresh-cli", 2_000_000);
     assert_eq!(reload(&proxy).status, 200);
@@ -192,7 +194,7 @@ fn an_import_of_a_pair_that_only_the_state_file_knows_as_spent_is_refused() {
     renamed["accounts"][0] = oauth("b");
     let mut empty = renamed.clone();
     empty["accounts"] = json!([]);
-    // An old copy of the config lacks the digest, and so does an account that was removed.
+    // An old copy of the config lacks the digest, and so does one without the account.
     for config in [old, renamed.to_string(), empty.to_string()] {
         home.write_text(&config);
         for arguments in
@@ -214,7 +216,7 @@ fn an_old_copy_with_a_spent_pair_of_an_account_that_was_removed_meanwhile_displa
     let proxy = Proxy::start(&home);
     let old = old_copy(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    // Removed and added again: the new entry knows nothing of the old token.
+    // Removed and added again: the new entry does not know the old token.
     let mut config = home.read();
     config["accounts"] = json!([]);
     home.write_text(&config.to_string());
@@ -245,7 +247,7 @@ fn an_import_of_a_spent_pair_in_place_of_a_refused_one_is_taken_while_the_server
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.stop();
-    // Its successor is refused.
+    // The token that replaces it is refused.
     let mut config = home.read();
     config["accounts"][0]["expiresAt"] = json!(1_000);
     home.write_text(&config.to_string());
@@ -253,7 +255,7 @@ fn an_import_of_a_spent_pair_in_place_of_a_refused_one_is_taken_while_the_server
     let mut proxy = Proxy::start_as_is(&home);
     proxy.post(&hello()).assert_error(502, "account_auth_error");
     proxy.terminate();
-    // The state file says by now that it was refused.
+    // By now, the state file records that it was refused.
     proxy.wait_exit();
     let proxy = Proxy::start_as_is(&home);
     proxy.post(&hello()).assert_error(502, "account_auth_error");
@@ -291,7 +293,7 @@ fn a_login_that_may_be_another_account_is_stored_beside() {
     assert_ne!(accounts[1]["name"], "me@example.com");
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(said.contains("it may be the same account as me@example.com: if so,"), "{said}");
-    // Without a profile, too; the entry with an identity is no place for it either.
+    // The same without a profile: the entry with an identity must not be updated either.
     let ran = home
         .run_with_input(&["import", "--json", "-", "--name", "me@example.com"], &text("token-two"));
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
@@ -486,7 +488,7 @@ fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_n
     let home = home_of(&upstream, ending_in("a", 10_000));
     let mut proxy = Proxy::start(&home);
     let held = home.lock_config();
-    // What there is to write does not matter: an edit that only the file can settle.
+    // Any edit that the server must read from the file will do.
     let mut config = home.read();
     config["accounts"][0]["priority"] = json!(3);
     home.write_text(&config.to_string());
@@ -507,7 +509,7 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     home.write();
     let first = home.lock_config();
     let mut waiting = home.command(&["rename", "a", "b"]).spawn().expect("start the program");
-    // It tries again and again, and sleeps between two tries.
+    // It keeps retrying, and sleeps between two attempts.
     let pid = waiting.id();
     let sleeps =
         || -> u32 { status_of(pid, "voluntary_ctxt_switches:").parse().expect("a number") };
@@ -517,7 +519,7 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     };
     tries_again(10);
     assert!(waiting.try_wait().expect("look").is_none(), "it waits for the lock");
-    // Somebody replaces the lock's file, and has the lock of the new one.
+    // Another program replaces the lock file and holds the lock of the new one.
     let (old, new) = (home.path().join("maxpool.json.lock"), home.path().join("another"));
     let second = std::fs::File::create(&new).expect("make a lock");
     flock(&second, FlockOperation::LockExclusive).expect("lock");
@@ -540,7 +542,7 @@ fn what_a_killed_writer_left_behind_is_read_merged_and_then_deleted() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.stop();
     drop(proxy);
-    // The file before the rename, and beside it what was to take its place.
+    // The file before the rename, and beside it the temporary file that was to replace it.
     let new = old_copy(&home);
     let mut old: Value = serde_json::from_str(&new).expect("JSON");
     old["accounts"][0] = ending_in("a", -1);
@@ -595,7 +597,7 @@ fn the_first_change_of_an_older_program_s_file_leaves_a_copy_beside_it() {
     let mode = std::fs::metadata(&copy).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     drop(proxy);
-    // Once is enough, and a file of our own has none.
+    // The copy is made only once, and a file created by this program gets none.
     assert_eq!(home.run(&["rename", "a", "b"]).status.code(), Some(0));
     assert_eq!(std::fs::read_to_string(&copy).expect("the copy"), before);
     let fresh = Home::new();
@@ -605,7 +607,7 @@ fn the_first_change_of_an_older_program_s_file_leaves_a_copy_beside_it() {
     assert!(!fresh.path().join("maxpool.json.before-2.0").exists());
 }
 
-/// Every file of the home with its content, and which file the config is.
+/// Every file of the home with its content, and the inode of the config.
 fn files(home: &Home) -> (Vec<(String, String)>, u64) {
     let entries = std::fs::read_dir(home.path()).expect("list").flatten();
     let mut files: Vec<_> = entries
@@ -680,7 +682,7 @@ fn accounts_and_doctor_tell_a_dead_login_the_last_refresh_and_what_cannot_be_sto
         "{checked}"
     );
     assert!(checked.contains("ok    token        a: valid"), "{checked}");
-    // Its refresh token is used up, and the access token has run out.
+    // Its refresh token is used up, and its access token has expired.
     let mut config = home.read();
     config["accounts"][0]["refreshToken"] = json!("refresh-a");
     config["accounts"][0]["expiresAt"] = json!(1_000);

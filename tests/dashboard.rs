@@ -1,7 +1,7 @@
-//! The dashboard on a terminal of its own (SPEC D1): that every way out gives the terminal back,
-//! and that keys do what they say.
+//! The dashboard on a real terminal (SPEC D1): every way of ending restores the terminal, and keys
+//! do what they say.
 //!
-//! script(1) lends the terminal; without it these tests say so and pass.
+//! script(1) provides the terminal; without it these tests print a note and pass.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,25 +16,25 @@ use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, oauth, until}
 use crate::upstream::oauth::profile;
 use crate::upstream::{Upstream, failures};
 
-/// What is written when the terminal is taken and when it is given back.
+/// The sequences that take over and restore the terminal.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 
-/// A terminal with the program on it.
+/// A terminal that runs the program.
 struct Terminal {
     script: Child,
     shown: Arc<Mutex<Vec<u8>>>,
     pid: Pid,
-    /// `/dev/pts/7`.
+    /// The terminal's device, such as `/dev/pts/7`.
     device: String,
 }
 
 impl Terminal {
-    /// Runs the program with these arguments on 80 columns and 24 rows; nothing if there is no
-    /// script(1).
+    /// Runs the program with these arguments on 80 columns and 24 rows; `None` without script(1).
     fn start(home: &Home, arguments: &str) -> Option<Terminal> {
         let run = format!(
-            // The shell outlives a Ctrl-C, to tell what was left behind.
+            // The shell survives Ctrl-C, so that it can report the state of the terminal
+            // afterwards.
             "trap : INT; stty rows 24 cols 80; echo \"device $(tty)\"; echo \"before $(stty -g)\"; \
              sh -c 'echo \"pid $$\"; exec \"{}\" {arguments}'; echo \"ended $?\"; echo \"after $(stty -g)\"",
             program().display()
@@ -71,12 +71,12 @@ impl Terminal {
         Some(terminal)
     }
 
-    /// Everything that was written so far.
+    /// Everything written so far.
     fn text(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
     }
 
-    /// The rest of the line that begins with this word, once it is whole.
+    /// The rest of the line that begins with this word, once the line is complete.
     fn word(&self, word: &str) -> String {
         until(word, || {
             let text = self.text();
@@ -101,7 +101,7 @@ impl Terminal {
         self.shown.lock().expect("no panic").len()
     }
 
-    /// Types, and waits for what that brings to the screen.
+    /// Types `keys` and waits until `brings` appears on the screen.
     fn press(&mut self, keys: &str, brings: &str) {
         let from = self.shown_bytes();
         let typed = self.script.stdin.as_mut().expect("a keyboard");
@@ -110,7 +110,7 @@ impl Terminal {
         self.wait_after(from, brings);
     }
 
-    /// Where the server listens, as the headline says.
+    /// The server's address, from the headline.
     fn address(&self) -> SocketAddr {
         let text = self.text();
         let address = text.split("http://").nth(1).expect("an address");
@@ -122,7 +122,7 @@ impl Terminal {
         kill_process(self.pid, signal).expect("signal it");
     }
 
-    /// The exit status, once the terminal is as it was before.
+    /// The exit status, after checking that the terminal is in its previous state.
     fn wait_restored(&self) -> String {
         let ended = self.word("ended");
         assert_eq!(self.word("after"), self.word("before"), "the modes");
@@ -141,7 +141,7 @@ impl Drop for Terminal {
     }
 }
 
-/// A way out: its name, and how it is gone.
+/// A way of ending the program: its name and how to do it.
 type Way = (&'static str, fn(&mut Terminal));
 
 fn home(upstream: &Upstream) -> Home {
@@ -150,10 +150,11 @@ fn home(upstream: &Upstream) -> Home {
     home
 }
 
-/// A name that would retitle the terminal, ring, clear, and turn the direction of what follows.
+/// A name that would change the title, ring the bell, clear the screen and reverse the text
+/// direction.
 const EVIL: &str = "e\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{2028}";
 
-/// None of what [`EVIL`] holds gets to the terminal.
+/// Asserts that no control character of [`EVIL`] reaches the terminal.
 fn assert_obeys_nothing(what: &str, text: &str) {
     let evil = ["\u{1b}]", "\u{7}", "\u{9b}", "\u{202e}", "\u{2066}", "\u{200f}", "\u{2028}"];
     for evil in evil {
@@ -201,7 +202,7 @@ fn d4_the_name_of_an_account_is_never_obeyed() {
         return;
     };
     terminal.wait_after(0, "a accounts");
-    // What the shell and the dashboard say of the terminal itself comes before the first frame.
+    // The shell and the dashboard set up the terminal before the first frame.
     let text = terminal.text();
     let frame = text.split(ENTER).nth(1).unwrap_or_default();
     assert_obeys_nothing("the dashboard", frame);
@@ -260,7 +261,7 @@ fn a_stop_by_job_control_lends_the_terminal_back_for_a_while() {
     terminal.signal(Signal::CONT);
     terminal.wait_after(from, ENTER);
     terminal.wait_after(from, "a accounts");
-    // Ctrl-\ would end it at once and leave the terminal as it is.
+    // Ctrl-\ would kill the program at once and leave the terminal as it is.
     terminal.press("\x1c?", "nothing changes unless you press y");
     terminal.press("\x1b", "ACTIVITY");
     terminal.press("q", "Stop the server?");
@@ -283,7 +284,7 @@ fn another_size_is_drawn_at_once() {
     terminal.wait_after(from, "m routing  q quit  ? help");
 }
 
-/// Whether the account is enabled, in the file and so for the next start.
+/// Whether the account is enabled in the file, which the next start uses.
 fn is_enabled(home: &Home, index: usize) -> bool {
     home.read()["accounts"][index]["enabled"] != json!(false)
 }
@@ -369,8 +370,8 @@ fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
     terminal.wait_after(0, "paste the address");
     terminal.press("not-a-code?", "***********_");
     terminal.press("\r", "another login attempt");
-    // A code alone would do, but a code of another sign-in would not be noticed: the address names
-    // the state.
+    // The code alone would be accepted too, but the full address contains the state, which tells
+    // one sign-in from another.
     let shown = terminal.text().replace(['\r', '\n'], "");
     let plain = without_escapes(&shown);
     let state = plain.rsplit("state=").next().expect("a state");
@@ -390,7 +391,7 @@ fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
     terminal.press("\x1b", "ACTIVITY");
 }
 
-/// Where the sign-in waits for the browser, as the address on the screen says.
+/// The address where the sign-in waits for the browser, as shown on the screen.
 fn callback_of(terminal: &Terminal) -> String {
     let shown = without_escapes(&terminal.text().replace(['\r', '\n'], ""));
     let (_, rest) = shown.rsplit_once("localhost%3A").expect("an address");
@@ -398,7 +399,7 @@ fn callback_of(terminal: &Terminal) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// The text without the sequences that move the cursor.
+/// The text without cursor movements.
 fn without_escapes(text: &str) -> String {
     let mut plain = String::new();
     for (number, part) in text.split('\x1b').enumerate() {
@@ -441,7 +442,7 @@ fn d1_the_log_is_scrolled_with_page_up_and_page_down() {
     for _ in 0..30 {
         client.ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
     }
-    // The last one can be told apart: once it is drawn, all of them are there to be scrolled.
+    // The last request is recognisable: once it is drawn, all of them can be scrolled to.
     let mut last = hello();
     last["model"] = json!("claude-haiku-4-5");
     client.ask(&Ask::messages(&last)).assert_said("Hello from upstream.");

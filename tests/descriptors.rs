@@ -1,5 +1,5 @@
-//! A process that runs out of descriptors (SPEC P2): the port must answer again as soon as there
-//! are some.
+//! A process that runs out of descriptors (SPEC P2): the port must answer again as soon as some are
+//! free.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::harness::home::program;
 use crate::harness::{Ask, Client, Home, Proxy, hello, hello_stream, json, until};
 use crate::upstream::{Answer, Message, Step, Upstream};
 
-/// A server that may open this many descriptors.
+/// A server limited to this many descriptors.
 fn start(upstream: &Upstream, limit: usize) -> (Home, Proxy) {
     let home =
         Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
@@ -26,7 +26,7 @@ fn start(upstream: &Upstream, limit: usize) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Asks for the health until it comes, with a new connection each time.
+/// Requests the health route on new connections until it is answered.
 fn wait_health(proxy: &Proxy) -> Duration {
     let since = Instant::now();
     until("the port answers", || {
@@ -45,7 +45,7 @@ fn the_port_answers_again_when_descriptors_are_free() {
     let (_home, proxy) = start(&upstream, 64);
     let threads = proxy.threads();
     for round in 0..3 {
-        // More than fit, in three ways: silent, half a head, idle after an answer.
+        // More than fit, in three states: silent, with half a head, idle after an answer.
         let mut crowd: Vec<Client> = (0..120).map(|_| proxy.connect()).collect();
         for (number, client) in crowd.iter_mut().enumerate() {
             client.patience(Duration::from_millis(20));
@@ -74,7 +74,7 @@ fn the_port_answers_again_when_descriptors_are_free() {
 fn idle_connections_make_room() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, 64);
-    // They stay, and would stay for 75 s.
+    // They stay connected, and would do so for 75 s.
     let mut crowd = Vec::new();
     let ask = Ask::get("/maxpool/health");
     for _ in 0..60 {
@@ -90,7 +90,7 @@ fn idle_connections_make_room() {
     drop(crowd);
 }
 
-/// SPEC A2 `proxy.maxConnections`: idle ones make room, and where none is idle the newcomer is
+/// SPEC A2 `proxy.maxConnections`: idle connections make room; if none is idle, the new client is
 /// told.
 #[test]
 fn connections_are_bounded_by_the_setting() {
@@ -120,7 +120,7 @@ fn connections_are_bounded_by_the_setting() {
     for client in &mut streams {
         client.read_reply(&ask).assert_said(&message.text);
     }
-    // They stay connected, and after a second they rest: then there is room.
+    // They stay connected and count as idle after a second, which makes room.
     until("an idle connection makes room", || {
         let mut client = proxy.connect();
         let health = Ask::get("/maxpool/health");

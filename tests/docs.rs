@@ -1,4 +1,4 @@
-//! README, Makefile and program say the same.
+//! README, Makefile and program agree.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::harness::{Home, Value};
 const README: &str = include_str!("../README.md");
 const MAKEFILE: &str = include_str!("../Makefile");
 
-/// The cells of the README's tables whose header begins with this word.
+/// The cells of the README's table whose header begins with this word.
 fn table(first: &str) -> Vec<Vec<String>> {
     let start = format!("| {first} |");
     let lines = README.lines().skip_while(|line| !line.starts_with(&start));
@@ -23,7 +23,7 @@ fn table(first: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// The leaves of a document by their dotted keys.
+/// The leaves of a document, by their dotted keys.
 fn leaves(prefix: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(members) if !members.is_empty() => {
@@ -85,7 +85,7 @@ fn the_targets_are_those_of_the_makefile() {
     }
 }
 
-/// The files below a directory, by their paths from there.
+/// The files below a directory, as relative paths.
 fn files_below(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut left = vec![directory.to_owned()];

@@ -1,5 +1,5 @@
-//! Who may come in, and with what (SPEC P2): every refusal at the door, its status, its shape, and
-//! that the connection ends.
+//! Which requests are let in (SPEC P2): the status and body of each refusal, and that the
+//! connection is closed afterwards.
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, hello, json};
@@ -11,8 +11,8 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Sends raw bytes and reads until the server closes: the status codes of all answers, and the
-/// text.
+/// Sends raw bytes and reads until the server closes. Returns the status codes of all answers and
+/// the text.
 fn raw(proxy: &Proxy, bytes: &[u8]) -> (Vec<u16>, String) {
     let mut client = proxy.connect();
     let _refused_early = client.try_send(bytes);
@@ -24,11 +24,11 @@ fn raw(proxy: &Proxy, bytes: &[u8]) -> (Vec<u16>, String) {
     (codes, text)
 }
 
-/// The body of the only answer in `text` has the API's error shape.
+/// Asserts that the body of the only answer in `text` has the API's error shape.
 fn assert_shape(name: &str, text: &str) {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
     if head.contains("Server: tiny-http") {
-        // The server library refuses some heads by itself, with its own words and no body.
+        // The parser refuses some heads on its own, with its own text and no body.
         return;
     }
     let error: serde_json::Value = serde_json::from_str(body)
@@ -212,7 +212,7 @@ fn what_follows_a_refused_request_is_never_parsed_as_another() {
         if codes.len() != 1 || !(400..500).contains(&codes[0]) {
             wrong.push(format!("{name}: {codes:?} {text}"));
         }
-        // A hidden request that was taken for one would be seen before this one.
+        // A smuggled request, if taken for one, would reach the upstream before this one.
         proxy.post(&hello()).assert_said("Hello from upstream.");
         if upstream.requests().len() != before + 1 {
             wrong.push(format!("{name}: the hidden request reached the upstream"));

@@ -1,9 +1,8 @@
-//! Everything at once: accounts that fail in every way of SPEC P7, tokens that rotate and are
-//! revoked, restarts, edits of the configuration and clients that leave, under load. Nobody is
-//! lost, nobody is served twice, no byte is wrong, nothing is left over (F6).
+//! Everything at once under load: accounts that fail in every way of SPEC P7, tokens that rotate
+//! and are revoked, restarts, edits of the configuration, and clients that leave. No request is
+//! lost or served twice, no byte is wrong, and nothing leaks (F6).
 //!
-//! A short one runs with the tests; `make soak` asks for 100,000 requests with
-//! `MAXPOOL_SOAK_REQUESTS`.
+//! A short version runs with the tests; `make soak` requests 100,000 with `MAXPOOL_SOAK_REQUESTS`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -21,17 +20,17 @@ use crate::upstream::{Answer, Message, Request, Upstream, failures};
 
 const SUBSCRIPTIONS: [&str; 3] = ["x", "y", "z"];
 const KEYS: [&str; 3] = ["a", "b", "c"];
-/// A subscription's token is revoked after so many requests.
+/// A subscription's token is revoked after this many requests.
 const USES_OF_A_TOKEN: u32 = 100;
-/// One request in so many is left alone by its client.
+/// In one request of this many, the client leaves early.
 const LEAVES: usize = 40;
 
 /// What the stand-in has seen.
 #[derive(Default)]
 struct Seen {
-    /// Requests of a token.
+    /// Requests per token.
     uses: HashMap<String, u32>,
-    /// Good answers to a request, by its number.
+    /// Successful answers per request number.
     answered: HashMap<usize, u32>,
     requests: u64,
 }
@@ -41,16 +40,16 @@ struct Seen {
 struct Tally {
     served: AtomicUsize,
     waited: AtomicUsize,
-    /// Honest errors by their type.
+    /// Proper errors by type.
     refused: Mutex<BTreeMap<String, usize>>,
-    /// Told to come again because of a restart, and came.
+    /// Requests that were told to retry because of a restart, and did.
     again: AtomicUsize,
     left: AtomicUsize,
     lost: Mutex<Vec<String>>,
     slowest_ms: AtomicUsize,
 }
 
-/// What the program's processes hold.
+/// Resources that the program's processes hold.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     processes: usize,
@@ -74,8 +73,7 @@ fn number_of(request: &Request) -> usize {
     digits.parse().expect("every request has its number")
 }
 
-/// What a request with this number is to be answered: its own words, a few bytes or some kilobytes
-/// of them.
+/// The text expected in answer to the request with this number, from a few bytes to some kilobytes.
 fn words(number: usize) -> String {
     let mut text = format!("answer to mark-{number}.");
     let mut chance = dice(number as u64 + 7);
@@ -111,7 +109,7 @@ fn answer(seen: &Mutex<Seen>, request: &Request) -> Answer {
         83..108 => failures::closed(),
         108..123 => failures::garbage(),
         123..138 => failures::first_event_error("api_error", "Internal server error"),
-        // Without a time, an account would be set aside for 30 s, and the run would last for hours.
+        // Without a time, an account would be set aside for 30 s, and the run would take hours.
         138..148 => {
             failures::ping_then_error("overloaded_error", "Overloaded").header("retry-after", "1")
         }
@@ -126,7 +124,7 @@ fn answer(seen: &Mutex<Seen>, request: &Request) -> Answer {
 }
 
 impl Tally {
-    /// A whole answer or an honest error; anything else is a loss.
+    /// Accepts a complete answer or a proper error; anything else is a loss.
     fn judge(&self, number: usize, reply: &Reply, begun: Instant) {
         let text = reply.text();
         let took = usize::try_from(begun.elapsed().as_millis()).unwrap_or(usize::MAX);
@@ -158,14 +156,14 @@ fn ask(number: usize) -> Ask {
         "messages": [{"role": "user", "content": format!("mark-{number}")}],
     });
     let ask = Ask::messages(&body);
-    // Some belong to sessions.
+    // Some requests belong to sessions.
     match number % 4 {
         0 => ask.header("x-maxpool-session", &format!("session-{}", number % 40)),
         _ => ask,
     }
 }
 
-/// One client: request after request on a connection that it keeps as long as it may.
+/// One client, which sends request after request on one connection for as long as it stays open.
 fn client(proxy: &Proxy, tally: &Tally, next: &AtomicUsize, total: usize) {
     let mut kept: Option<Client> = None;
     loop {
@@ -190,7 +188,7 @@ fn client(proxy: &Proxy, tally: &Tally, next: &AtomicUsize, total: usize) {
             if !reply.text().contains("restart_in_progress") {
                 break reply;
             }
-            // Whoever waits at a restart is told to come again (Q5), as clients do.
+            // Requests that are waiting at a restart are told to retry (Q5), as clients do.
             tally.again.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(200));
         };
@@ -198,7 +196,7 @@ fn client(proxy: &Proxy, tally: &Tally, next: &AtomicUsize, total: usize) {
     }
 }
 
-/// Leaves at once, a little later, or with the head in hand.
+/// Leaves at once, a little later, or after the answer's head.
 fn leave(mut client: Client, ask: &Ask, number: usize) {
     client.send_ask(ask);
     match number / LEAVES % 3 {
@@ -228,7 +226,7 @@ fn held(proxy: &Proxy) -> Held {
     held
 }
 
-/// Changes a number in the file as another program would that keeps the lock of SPEC A5.
+/// Changes a number in the file like another program that takes the lock of SPEC A5.
 fn edit(home: &Home, queued: usize) {
     let path = home.config_path();
     let lock = std::fs::OpenOptions::new()
@@ -252,7 +250,7 @@ fn edit(home: &Home, queued: usize) {
     std::fs::rename(&new, &path).expect("put it in its place");
 }
 
-/// Edits by commands, by the running server's routes and by hand, until told to stop.
+/// Edits through commands, control routes and by hand until `over` is set.
 fn edits(proxy: &Proxy, home: &Home, over: &AtomicBool) -> usize {
     let mut count = 0;
     while !over.load(Ordering::Relaxed) {
@@ -291,7 +289,7 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
         let seen = Arc::clone(&seen);
         Upstream::with(move |request| answer(&seen, request))
     };
-    // Tokens live so long beyond the five minutes at which they are renewed.
+    // Tokens live this much longer than the five minutes at which they are renewed.
     upstream.state().oauth.lifetime_s = 320;
     let mut home = Home::new()
         .upstream(&upstream.url())
@@ -311,11 +309,11 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
     let begun = Instant::now();
     let tally = Tally::default();
     let next = AtomicUsize::new(0);
-    // From the first restart on the leader has a worker beside it.
+    // From the first restart on, a separate worker process serves.
     restart(&proxy);
     settled(&proxy);
     let idle = held(&proxy);
-    // Memory is compared with that of a program that has worked.
+    // Memory is compared with that of a program that has already served requests.
     let warm = total / 10;
     load(&proxy, &tally, &next, warm);
     settled(&proxy);
@@ -340,8 +338,7 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
     settled(&proxy);
     until("threads and descriptors come back", || {
         let now = held(&proxy);
-        // A few idle threads are kept, and an account's idle connections to the upstream stay for a
-        // while.
+        // A few idle threads remain, and idle upstream connections stay open for a while.
         (now.threads <= idle.threads + 16 && now.descriptors <= idle.descriptors + 70).then_some(())
     });
     let after = held(&proxy);
@@ -379,20 +376,20 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
-/// The clients, until so many requests have been made.
+/// Runs the clients until this many requests have been made.
 fn load(proxy: &Proxy, tally: &Tally, next: &AtomicUsize, total: usize) {
-    // A short run shares the machine with other tests.
+    // Other tests run on the same machine during a short run.
     let clients = if total > 5_000 { 96 } else { 32 };
     std::thread::scope(|scope| {
         for _ in 0..clients {
             scope.spawn(|| client(proxy, tally, next, total));
         }
     });
-    // Every client has drawn one number too many.
+    // Every client has drawn one number past the end.
     next.store(total, Ordering::Relaxed);
 }
 
-/// No lease and no ticket is left, and of the workers only the newest.
+/// Waits until no lease and no ticket is left, and only the newest worker.
 fn settled(proxy: &Proxy) {
     proxy.wait_status("every lease come back", |status| {
         status["scheduler"]["globalInFlight"] == 0 && status["upstreamThrottle"]["queued"] == 0

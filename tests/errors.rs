@@ -1,5 +1,4 @@
-//! Errors of our own (SPEC P14): the API's shape, the true cause, what to do, and the time if it is
-//! known.
+//! Our own errors (SPEC P14): the API's shape, the true cause, what to do, and the time if known.
 
 use std::time::Duration;
 
@@ -7,7 +6,7 @@ use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, Reply, hello, hello_stream, json};
 use crate::upstream::{Upstream, failures};
 
-/// What holds of every error of ours.
+/// Asserts what all our own errors have in common.
 fn assert_own(reply: &Reply) -> String {
     assert_eq!(reply.header("content-type"), Some("application/json"), "{}", reply.text());
     let error = reply.json();
@@ -54,7 +53,7 @@ fn a_limit_says_when_it_ends_and_whether_to_come_back() {
         .set("accounts.2.enabled", json!(false))
         .set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
-    // Rounded up to the minute: nobody comes back too early.
+    // Rounded up to the minute, so that clients do not return too early.
     let wait = Duration::from_secs(2 * 3600 + 13 * 60 + 30);
     upstream.always("key-a", failures::quota("five_hour", wait));
     upstream.always("key-b", failures::quota("five_hour", wait + wait));

@@ -1,11 +1,11 @@
-//! Moving on before the client has seen a byte (SPEC P6), and never after.
+//! Failover before the client has received a byte (SPEC P6), and never afterwards.
 
 use std::time::Duration;
 
 use crate::harness::{Ask, Home, Piece, Proxy, ReplyEnd, hello, hello_stream, json};
 use crate::upstream::{Answer, Framing, Message, Step, Upstream, failures};
 
-/// Accounts that are asked in the order of their names.
+/// Accounts that are used in the order of their names.
 fn start(upstream: &Upstream, names: &[&str]) -> (Home, Proxy) {
     let mut home =
         Home::new().upstream(&upstream.url()).accounts(names).set("queue.enabled", json!(false));
@@ -259,7 +259,7 @@ fn a_refused_connection_moves_on() {
 fn a_failed_name_look_up_and_a_failed_tls_handshake_are_named() {
     let garbled = Upstream::with(|_| failures::garbage());
     for url in [
-        // A label of 64 letters is refused by the resolver itself, so that nobody is asked.
+        // The resolver itself refuses a label of 64 letters, so no server is queried.
         format!("http://{}.invalid", "x".repeat(64)),
         garbled.url().replace("http:", "https:"),
     ] {

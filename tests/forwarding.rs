@@ -1,5 +1,5 @@
-//! What goes to the upstream and what comes back (SPEC P3, P4, P5, T5): bodies byte for byte,
-//! headers as the rules say.
+//! What reaches the upstream and the client (SPEC P3, P4, P5, T5): bodies unchanged, headers
+//! according to the rules.
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, ReplyEnd, api_key, hello, hello_stream, json, oauth};
@@ -13,7 +13,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// The header names at the upstream, lower-cased and sorted.
+/// The names of the headers at the upstream, in lower case and sorted.
 fn names(upstream: &Upstream) -> Vec<String> {
     let request = upstream.requests().pop().expect("a request");
     let mut names: Vec<String> =
@@ -71,7 +71,7 @@ fn a_chunked_request_goes_up_whole() {
     client.ask(&ask).assert_said("Hello from upstream.");
 }
 
-/// P2: a head of 64 KiB is served, wherever its bytes are.
+/// P2: a head of 64 KiB is accepted, wherever in it the bytes are.
 #[test]
 fn a_long_target_goes_up_whole() {
     let upstream = Upstream::start();
@@ -303,7 +303,7 @@ fn answers_come_back_byte_for_byte() {
     );
     upstream.next("key-a", Answer::bytes(204, b""));
     assert_eq!(proxy.post(&hello()).status, 204);
-    // To a request for a message it would be no answer (SPEC P6).
+    // As the answer to a request for a message, this would count as none (SPEC P6).
     upstream.next("key-a", Answer::bytes(200, b""));
     let reply = proxy.ask(&Ask::get("/v1/models"));
     assert_eq!((reply.status, reply.body.len(), reply.end), (200, 0, ReplyEnd::Complete));

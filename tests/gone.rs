@@ -1,12 +1,12 @@
-//! Clients that leave (SPEC P12): noticed within a second at every stage, nobody is blamed, nothing
-//! is left.
+//! Clients that leave (SPEC P12): noticed within a second at every stage, without blaming an
+//! account or leaking anything.
 
 use std::time::{Duration, Instant};
 
 use crate::harness::{Ask, Client, Home, Proxy, hello, hello_stream, json, until};
 use crate::upstream::{Answer, Message, Step, Upstream, failures};
 
-/// A second, and what a loaded machine may add.
+/// A second, plus a margin for a loaded machine.
 const SOON: Duration = Duration::from_millis(2000);
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
@@ -15,7 +15,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// In which way a client leaves.
+/// How a client leaves.
 #[derive(Clone, Copy, Debug)]
 enum Leave {
     Close,
@@ -26,7 +26,7 @@ enum Leave {
 const WAYS: [Leave; 3] = [Leave::Close, Leave::Reset, Leave::HalfClose];
 
 impl Leave {
-    /// Leaves; who only half closes stays to be kept by the caller.
+    /// Leaves; the caller keeps the client if it only half-closes.
     fn go(self, client: Client) -> Option<Client> {
         match self {
             Leave::Close => None,
@@ -42,8 +42,8 @@ impl Leave {
     }
 }
 
-/// Waits until every connection at the upstream that had a request was left, and asserts that it
-/// was soon.
+/// Waits until the proxy has left every upstream connection that had a request, and asserts that
+/// this was soon enough.
 fn assert_left(upstream: &Upstream, since: Instant, count: usize) {
     upstream.wait(&format!("{count} connections closed"), |state| {
         state.connections.iter().filter(|connection| connection.left.is_some()).count() >= count
@@ -126,7 +126,7 @@ fn while_waiting_in_the_queue() {
 
 #[test]
 fn while_connecting() {
-    // A listener whose backlog is full does not answer a new connection.
+    // A listener with a full backlog does not answer new connections.
     let full = rustix::net::socket(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::STREAM,

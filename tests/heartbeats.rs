@@ -1,4 +1,4 @@
-//! What a client that waits hears (SPEC Q4), and how long it is kept (Q6).
+//! What a waiting client receives (SPEC Q4), and how long it is held (Q6).
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::upstream::{Answer, Message, Step, Upstream, failures};
 
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
-/// Pings come quickly, so that the tests do.
+/// Short ping intervals, so that the tests are fast.
 fn start(upstream: &Upstream, home: Home) -> (Home, Proxy) {
     let home = home
         .upstream(&upstream.url())
@@ -17,7 +17,7 @@ fn start(upstream: &Upstream, home: Home) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// How many pings of ours begin the body, and what follows.
+/// The number of our pings at the start of the body, and the rest of it.
 fn pings(mut body: &[u8]) -> (usize, &[u8]) {
     let mut count = 0;
     while let Some(rest) = body.strip_prefix(PING) {
@@ -204,7 +204,7 @@ fn who_comes_back_takes_the_old_place() {
 
 #[test]
 fn who_comes_back_without_streaming_takes_the_old_place() {
-    // What Claude Code sends after three streams that brought nothing.
+    // Claude Code sends this after three streams without content.
     let order = order_with_a_return(|body| {
         body["stream"] = json!(false);
         body["max_tokens"] = json!(64);
@@ -212,8 +212,8 @@ fn who_comes_back_without_streaming_takes_the_old_place() {
     assert_eq!(order, ["first", "early", "late"]);
 }
 
-/// Who was served in which order when "early" gave up its wait before "late" came, and is back with
-/// a body that `change` has changed.
+/// The order in which requests are served when "early" gives up its wait before "late" arrives and
+/// then returns with a body modified by `change`.
 fn order_with_a_return(change: fn(&mut Value)) -> Vec<String> {
     let upstream = Upstream::start();
     let home = Home::new()

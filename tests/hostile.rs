@@ -1,5 +1,5 @@
-//! Hostile and unlucky sockets (SPEC P2, P11): a bound on memory, threads and time for each, and
-//! service for everyone else.
+//! Hostile and unlucky sockets (SPEC P2, P11): each is bounded in memory, threads and time, and
+//! everyone else is still served.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Somebody else is served, and soon.
+/// Asserts that another client is served soon.
 fn assert_serves(proxy: &Proxy) {
     let before = Instant::now();
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -48,7 +48,7 @@ fn five_hundred_half_sent_heads_are_cut_and_block_nobody() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let before = proxy.threads();
-    // An empty line behind a request begins no head.
+    // An empty line after a request does not begin a head.
     let (mut idle, health) = (proxy.connect(), Ask::get("/maxpool/health"));
     idle.send(&[&health.bytes(proxy.address())[..], b"\r\n"].concat());
     assert_eq!(idle.read_reply(&health).status, 200);
@@ -102,7 +102,7 @@ fn a_burst_of_connections_that_speak_later_is_served_whole() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let mut clients: Vec<Client> = (0..300).map(|_| proxy.connect()).collect();
-    // Long enough for the proxy to have looked at all of them.
+    // Long enough for the proxy to have checked all of them.
     std::thread::sleep(Duration::from_millis(1200));
     let since = Instant::now();
     let ask = Ask::get("/maxpool/health");
@@ -145,7 +145,7 @@ fn an_endless_head_is_cut_without_being_kept() {
     }
     assert_serves(&proxy);
     let grown = proxy.peak_kib().saturating_sub(before);
-    // Kept, they would be more than that each.
+    // Keeping one of these heads would take more than that.
     assert!(grown < 16 * 1024, "{grown} KiB");
 }
 
@@ -160,7 +160,7 @@ fn an_endless_head_behind_a_request_in_service_is_not_read() {
     client.send_ask(&Ask::messages(&hello_stream()));
     upstream.wait_requests(2);
     let before = proxy.resident_kib();
-    // What nobody reads fills the kernel's buffers, and then the client has to wait.
+    // Unread data fills the kernel's buffers, and then the client has to wait.
     let bound = Some(Duration::from_secs(2));
     client.socket().set_write_timeout(bound).expect("set a limit");
     let lines = "x-a: b\r\n".repeat(8192);
@@ -188,7 +188,7 @@ fn large_bodies_on_idle_connections_are_never_taken_for_heads() {
     let mut body = hello();
     body["messages"][0]["content"] = json!("x".repeat(700_000));
     let ask = Ask::messages(&body);
-    // Connections come, carry one, and stay, at any moment of the proxy's looks at them.
+    // Connections arrive, carry one request and stay, at any phase of the proxy's sweeps.
     let mut clients = Vec::new();
     let until = Instant::now() + Duration::from_secs(4);
     while Instant::now() < until && clients.len() < 400 {
@@ -196,7 +196,7 @@ fn large_bodies_on_idle_connections_are_never_taken_for_heads() {
         assert_eq!(client.ask(&ask).status, 200);
         clients.push(client);
     }
-    // Two looks later whoever was to be cut is.
+    // After two sweeps, every connection that should be cut is.
     std::thread::sleep(Duration::from_secs(2));
     for client in &mut clients {
         assert_eq!(client.ask(&Ask::get("/maxpool/health")).status, 200);
@@ -212,7 +212,7 @@ fn a_later_head_has_as_little_time_as_the_first() {
     for client in &mut clients {
         assert_eq!(client.ask(&Ask::get("/maxpool/health")).status, 200);
     }
-    // How much had been read before is known from the next sweep on, which nothing tells of.
+    // The amount read before is known only from the next sweep on, which cannot be observed.
     std::thread::sleep(Duration::from_secs(2));
     let since = Instant::now();
     for client in &mut clients {
@@ -225,7 +225,7 @@ fn a_later_head_has_as_little_time_as_the_first() {
     }
     let took = since.elapsed();
     assert!((Duration::from_secs(5)..Duration::from_secs(18)).contains(&took), "{took:?}");
-    // Also while the clients keep their ends.
+    // Even while the clients keep their ends open.
     until("the descriptors come back", || (proxy.descriptors() <= before + 8).then_some(()));
     drop(clients);
 }
@@ -235,8 +235,8 @@ fn a_body_that_stalls_is_given_up() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let since = Instant::now();
-    // The HTTP library reads a body of up to a kilobyte together with the head, which has less
-    // time.
+    // The server reads a body of up to a kilobyte together with the head, which has a shorter time
+    // limit.
     let clients = [(900, 5..40), (500_000, 20..40)].map(|(length, seconds)| {
         let mut client = proxy.connect();
         client.patience(Duration::from_secs(45));

@@ -1,5 +1,5 @@
-//! What the API has said of an account's limits outlives the process (SPEC A6, R2): without the
-//! verdict that came with them, the windows alone would refuse an account that the API serves.
+//! What the API has said about an account's limits outlives the process (SPEC A6, R2): without the
+//! verdict that came with the windows, they alone would exclude an account that the API serves.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::upstream::{Answer, Limits, Upstream, failures};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How the process is replaced by another.
+/// How one process is replaced by another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     Restart,
@@ -35,7 +35,7 @@ fn again(mut proxy: Proxy, home: &Home, way: Way) -> Proxy {
     }
 }
 
-/// Serves one request, replaces the process, and serves another one.
+/// Serves one request, replaces the process, and serves another request.
 fn serves_on(limits: &Limits) {
     for way in [Way::Restart, Way::StopAndStart] {
         let upstream = Upstream::start();

@@ -1,5 +1,5 @@
-//! The process that was started and its workers (SPEC R2): new ones that fail, old ones that die,
-//! and signals to all of them.
+//! The leading process and its workers (SPEC R2): new workers that fail, old ones that die, and
+//! signals to all of them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -193,14 +193,14 @@ fn a_worker_that_is_killed_is_replaced() {
         let from = proxy.log().len();
         kill(worker);
         until("it is gone", || workers(&proxy).iter().all(|pid| *pid != worker).then_some(()));
-        // Never refused: the socket outlives the worker.
+        // Never refused, since the socket outlives the worker.
         until("it is served", || (proxy.post(&hello()).status == 200).then_some(()));
         proxy.wait_line_after(from, "why", |line| {
             line.contains("takes over") && line.contains("signal: 9")
         });
         assert!(proxy.is_running());
     }
-    // A supervisor must see what does not heal.
+    // A supervisor must notice a failure that does not go away.
     kill(workers(&proxy)[0]);
     assert_eq!(proxy.wait_exit(), Some(1));
     proxy.wait_line("why it gave up", |line| {

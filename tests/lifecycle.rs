@@ -1,4 +1,4 @@
-//! Start and stop (SPEC R1, R4): signals, drains, and what is said when it cannot start.
+//! Start and stop (SPEC R1, R4): signals, drains, and the messages when the server cannot start.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn start(upstream: &Upstream, drain_ms: u64) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// A client in the middle of a stream that goes on when the gate opens.
+/// A client in the middle of a stream that continues when the gate opens.
 fn streaming(upstream: &Upstream, proxy: &Proxy) -> (Client, Ask, crate::upstream::Gate, Vec<u8>) {
     let gate = upstream.gate();
     let answer = Answer::of(Message::long(8, 10)).at(5, Step::Hold(gate.clone()));
@@ -286,7 +286,7 @@ fn what_is_left_is_told_every_five_seconds() {
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
-/// D2: the stop says what caused it, how much is left and until when, and the last line is
+/// D2: the log of a stop says what caused it, how much is left and until when; its last line is
 /// "stopped".
 #[test]
 fn the_log_tells_a_stop_from_its_signal_to_its_end() {

@@ -1,6 +1,6 @@
-//! Bringing accounts in and changing them (SPEC T1, T3, T4, A5, section 8): the real commands, a
-//! scripted authorize page and token endpoint, a raw client as the browser, with and without a
-//! running server.
+//! Adding and changing accounts (SPEC T1, T3, T4, A5, section 8): the real commands, a scripted
+//! authorize page and token endpoint, and a raw client as the browser, with and without a running
+//! server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ use crate::harness::{
 use crate::upstream::oauth::{Mode, profile};
 use crate::upstream::{Answer, Step, Upstream, failures};
 
-/// A `maxpool login` that waits for its browser.
+/// A `maxpool login` that waits for the browser.
 struct Login {
     child: Child,
     stderr: mpsc::Receiver<String>,
@@ -41,7 +41,7 @@ impl Login {
         login
     }
 
-    /// Waits for a line with this in it.
+    /// Waits for a line that contains this.
     fn hear(&mut self, part: &str) -> String {
         loop {
             let line = self
@@ -75,7 +75,8 @@ impl Login {
         port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("redirect_uri is {uri}"))
     }
 
-    /// Comes back from the authorize page with this query; the page that the person sees.
+    /// Sends the browser back from the authorize page with this query; returns the page that is
+    /// shown.
     fn come_back(&self, query: &str) -> Reply {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port()));
         Client::connect(address).ask(&Ask::get(&format!("/callback?{query}")))
@@ -100,10 +101,10 @@ fn home_of(upstream: &Upstream) -> Home {
     home
 }
 
-/// A port for programs that find each other through the file; outside the range that systems hand
-/// out by themselves.
+/// A fixed port, for programs that find each other through the file; outside the range of ephemeral
+/// ports.
 fn free_port() -> u16 {
-    // Tests that run beside each other must not find the same one.
+    // Tests that run concurrently must not use the same one.
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + u16::try_from(std::process::id() % 9_000).expect("below 9000");
     loop {
@@ -137,11 +138,11 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
         login.query("state").len() == 43 && login.query("code_challenge").len() == 43,
         "32 bytes each"
     );
-    // Both loopback families answer.
+    // Both loopback address families answer.
     let six = TcpStream::connect((Ipv6Addr::LOCALHOST, login.port()));
     assert!(six.is_ok() || !std::path::Path::new("/proc/net/if_inet6").exists());
     let (state, port) = (login.query("state"), login.port());
-    // Whatever else a browser asks for is no answer.
+    // Other requests of a browser do not count as the callback.
     let odd = Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .ask(&Ask::get("/favicon.ico"));
     assert_eq!(odd.status, 400);
@@ -200,7 +201,7 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
     }
     assert!(account["expiresAt"].as_u64().is_some_and(|at| at > epoch_ms() + 7 * 3_600_000));
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port is closed");
-    // The same identity again is the same account.
+    // The same identity is the same account.
     upstream
         .state()
         .oauth
@@ -215,7 +216,7 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
         (accounts.as_array().map(Vec::len), &accounts[0]["accessToken"]),
         (Some(1), &json!("access-2"))
     );
-    // The same e-mail in another organisation is another one.
+    // The same e-mail address in another organisation is another account.
     upstream
         .state()
         .oauth
@@ -229,8 +230,7 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
     assert_eq!(accounts[1]["name"], "me@example.org (Some's Organization)");
 }
 
-/// Sends bytes to the login's port and reads what comes until `enough` says so or nothing more
-/// comes.
+/// Sends bytes to the login's port and reads until `enough` is true or nothing more arrives.
 fn send_raw(port: u16, bytes: &[u8], enough: impl Fn(&str) -> bool) -> (TcpStream, String) {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect");
     stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
@@ -254,8 +254,8 @@ fn odd_clients_of_a_login_get_400_and_do_not_hold_it_up() {
     let login = Login::start(&home, &["login"]);
     let (state, port) = (login.query("state"), login.port());
     let good = format!("/callback?code=good-code-0123456789&state={state}");
-    // In the middle of a head, in another protocol, and encrypted; one more might wait for these to
-    // end.
+    // One client in the middle of a head, one with another protocol, one with TLS; further ones
+    // might have to wait for these to end.
     let mut open: Vec<TcpStream> = Vec::new();
     for bytes in [
         &b"GET /callback?code="[..],
@@ -406,7 +406,7 @@ fn a_browser_is_opened_and_a_code_can_be_pasted_on_a_terminal() {
     );
     let mut command = home.command(&[]);
     let login = format!("{} login", crate::harness::home::program().display());
-    // A terminal of its own.
+    // The command needs a terminal.
     let mut script = std::process::Command::new("script");
     script.args(["-qec", &login, "/dev/null"]).env_clear();
     for (name, value) in command.stdin(Stdio::null()).get_envs() {
@@ -428,7 +428,7 @@ fn a_browser_is_opened_and_a_code_can_be_pasted_on_a_terminal() {
     let opened = until("the browser", || std::fs::read_to_string(home.path().join("opened")).ok());
     let state = opened.split("state=").nth(1).expect("a state").to_owned();
     let mut terminal = child.stdin.take().expect("its terminal");
-    // Somebody else's address, a stray word, then the code as the provider's own page shows it.
+    // Another site's address, a stray word, then the code as the provider's own page shows it.
     for line in [
         "http://localhost:1/callback?code=good-code-0123456789&state=other",
         "what",
@@ -448,7 +448,7 @@ fn a_browser_is_opened_and_a_code_can_be_pasted_on_a_terminal() {
     assert_eq!(home.read()["accounts"][0]["accessToken"], "access-1");
 }
 
-/// A program of this name in a directory of its own, for `PATH`.
+/// An executable with this name in its own directory, for `PATH`.
 fn tool(home: &Home, name: &str, script: &str) -> PathBuf {
     let directory = home.path().join("tools");
     std::fs::create_dir_all(&directory).expect("make a directory");
@@ -592,7 +592,7 @@ fn commands_give_the_same_file_with_a_server_and_without() {
     }
     let text = |home: &Home| std::fs::read_to_string(home.config_path()).expect("read");
     assert_eq!(text(&served), text(&alone));
-    // The server has taken all of it up.
+    // The server has applied all changes.
     let status = proxy.status();
     let mut accounts: Vec<_> = status["accounts"]
         .as_array()
@@ -602,7 +602,7 @@ fn commands_give_the_same_file_with_a_server_and_without() {
             (account["name"].clone(), account["enabled"].clone(), account["priority"].clone())
         })
         .collect();
-    // Without a uuid a new name is a new identity (A4), which comes last.
+    // Without a UUID, a new name is a new identity (A4), which comes last.
     accounts.sort_by_key(|(name, ..)| name.to_string());
     assert_eq!(
         accounts,

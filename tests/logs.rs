@@ -1,4 +1,4 @@
-//! The plain log (SPEC D2), and that no credential is in anything that is written (D4).
+//! The plain log (SPEC D2), and that no output contains a credential (D4).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// ISO 8601 at the beginning of the line.
+/// Whether the line begins with an ISO 8601 time.
 fn has_time(line: &str) -> bool {
     let shape: String = line
         .chars()

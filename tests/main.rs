@@ -1,6 +1,6 @@
-//! The tests of the running program: the real binary, a scripted upstream, a raw client.
+//! Tests of the running program: the real binary, a scripted upstream and a raw client.
 //!
-//! One module an area. Everything happens on loopback ports that the system chooses and in
+//! There is one module per area. Everything uses loopback ports that the system chooses and
 //! temporary homes.
 
 #![allow(
@@ -10,7 +10,7 @@
     unreachable_pub,
     reason = "tests fail by panicking"
 )]
-// The harness and the stand-in are used by areas that join this list one after the other.
+// Not every test target uses all of the harness and the stand-in.
 #![allow(dead_code, unused_imports)]
 
 mod harness;

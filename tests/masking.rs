@@ -1,5 +1,5 @@
-//! No way out shows a credential (SPEC D4): every secret that the program holds, in every form that
-//! an upstream may give it, through every way on which a text leaves the program.
+//! No output shows a credential (SPEC D4): every secret that the program holds, in every form that
+//! an upstream may use, through every way in which text leaves the program.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -8,14 +8,14 @@ use crate::harness::home::{KEY, epoch_ms};
 use crate::harness::{Ask, Home, Proxy, Reply, Value, hello, hello_stream, json};
 use crate::upstream::{Answer, Step, Upstream};
 
-/// The accounts, each of a profile of its own, and their secrets. Of no shape by which a mask could
-/// know them.
+/// The secrets of the accounts, each account in its own profile. None has a shape that a mask could
+/// recognise.
 const LOGIN: &str = "log/in+access=0001plain";
 const LOGIN_REFRESH: &str = "log/in+refresh=0002plain";
 const API_KEY: &str = "api/key+plain=0003plain";
 const PROVIDER: &str = "pro/vider+plain=0004plain";
 const ZAI: &str = "zai/header+plain=0005plain";
-/// What a client brings for a path that is relayed.
+/// The client's own credential, on a path that is relayed.
 const OWN: &str = "sk-ant-own/client+plain=0006";
 
 const SECRETS: [&str; 6] = [LOGIN, LOGIN_REFRESH, API_KEY, PROVIDER, ZAI, OWN];
@@ -38,7 +38,7 @@ fn home(upstream: &Upstream) -> Home {
         .set("scheduler.networkCooldownMs", json!(1))
 }
 
-/// The secret as it is, and as an escape of JSON, of a URL or of a header makes it.
+/// The secret itself, and as escaped in JSON, in a URL or in a header.
 fn forms(secret: &str) -> Vec<String> {
     let every = |form: &dyn Fn(u8) -> String| secret.bytes().map(form).collect::<String>();
     vec![
@@ -55,11 +55,12 @@ fn forms(secret: &str) -> Vec<String> {
     ]
 }
 
-/// Panics if the text holds a secret in any form.
+/// Panics if the text contains a secret in any form.
 fn assert_clean(what: &str, text: &str) {
     for secret in SECRETS {
         for form in forms(secret) {
-            // What base64 makes of the bytes beside a secret may differ, its middle may not.
+            // The encoded ends of a secret depend on its neighbours in base64, but the middle does
+            // not.
             let needle = &form[form.len() / 4..form.len() - form.len() / 4];
             assert!(!text.contains(needle), "{secret} is in {what} as {form}: {text}");
         }
@@ -76,11 +77,11 @@ fn shown(reply: &Reply) -> String {
 }
 
 fn error_body(kind: &str, form: &str) -> String {
-    // As text, since a serializer would undo the escapes.
+    // As text, since a serializer would remove the escapes.
     format!(r#"{{"type":"error","error":{{"type":"{kind}","message":"refused {form} here"}}}}"#)
 }
 
-/// Answers that hold `form`: as words, in a header, in a redirect, and in the middle of a stream.
+/// Answers that contain `form`: in a message, in a header, in a redirect and within a stream.
 fn answers(form: &str) -> Vec<(&'static str, Answer)> {
     let json = |status, kind| Answer::json(status, &error_body(kind, form));
     let headers =
@@ -174,7 +175,7 @@ fn a_client_s_own_credential_comes_back_in_no_error() {
     for form in forms(OWN) {
         for (what, answer) in answers(&form) {
             if what == "an error in a 200" {
-                // Relayed as it is (P3).
+                // Relayed unchanged (P3).
                 continue;
             }
             upstream.always(OWN, answer);
@@ -210,7 +211,7 @@ fn the_content_of_a_good_answer_is_the_client_s_and_its_recording_is_masked_wher
     let upstream = Upstream::start();
     let home = home(&upstream);
     let mut proxy = Proxy::start_recording(&home);
-    // Longer than what is recorded: the limit cuts one of them.
+    // Longer than the recording limit, which cuts one of them.
     let text = format!("{API_KEY} ").repeat(30_000);
     for pieces in [1_000, 65_536] {
         upstream.next(API_KEY, Answer::message(&text).pieces(pieces));

@@ -1,4 +1,4 @@
-//! What an answer means for the account and for the request (SPEC P7), row by row.
+//! What an answer means for the account and the request (SPEC P7), row by row.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use crate::upstream::{Answer, Limits, Upstream, failures};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The table does not say how this row counts.
+/// The table does not specify how this row counts.
 const ANY: u64 = u64::MAX;
 
-/// Accounts `a` (always first) and `b`; nothing waits, so that the end of every path is seen at
+/// Accounts `a` (always first) and `b`. Nothing waits, so that the end of every path is visible at
 /// once.
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new()
@@ -25,13 +25,13 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Milliseconds from now until an ISO time of the status document; `None` for null.
+/// Milliseconds from now until an ISO 8601 time of the status document; `None` for null.
 pub(super) fn ms_until(time: &Value) -> Option<i64> {
     let text = time.as_str()?;
     assert_eq!((text.len(), text.ends_with('Z')), (24, true), "YYYY-MM-DDTHH:MM:SS.mmmZ: {text}");
     let number = |from: usize, to: usize| text[from..to].parse::<i64>().expect("a number");
     let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
-    // Days of a date, counted from March (Howard Hinnant's `days_from_civil`).
+    // A date from a day count, with years that begin in March (Howard Hinnant's `days_from_civil`).
     let shifted = if month <= 2 { year - 1 } else { year };
     let month_index = (month + 9) % 12;
     let day_of_year = (153 * month_index + 2) / 5 + day - 1;
@@ -41,7 +41,7 @@ pub(super) fn ms_until(time: &Value) -> Option<i64> {
     Some(seconds * 1000 + number(20, 23) - now)
 }
 
-/// Which field tells of the block, and how long it lasts at most and at least.
+/// Which field of the status shows the block, and the bounds of its duration.
 enum Block {
     None,
     Limited { from: u64, to: u64 },
@@ -299,7 +299,7 @@ fn when_all_are_out_the_client_learns_the_true_cause() {
                 }
             }
             None => {
-                // Counted by the upstream only after it was written.
+                // The upstream counts a write only after it is done.
                 let have = crate::upstream::Digest::of(&reply.body);
                 upstream.wait(&format!("{name}: its own answer arrive"), |state| {
                     state.connections.iter().any(|connection| connection.sent == have)
@@ -365,7 +365,7 @@ fn every_kind_of_block_names_what_the_answer_said() {
         proxy.post(&hello()).assert_said("Hello from upstream.");
         let account = proxy.account("a");
         assert_said(&account, reason, source, words);
-        // Every one ends by itself or is looked at, and that is said.
+        // Every block ends by itself or is probed, and the status says so.
         assert!(account["blocks"][0]["until"].is_string(), "{account:#}");
         assert!(account["blocks"][0]["liftedBy"].is_string(), "{account:#}");
     }
@@ -381,7 +381,7 @@ fn every_kind_of_block_names_what_the_answer_said() {
     assert_said(&account, "credential_refused", "body", "invalid x-api-key");
 }
 
-/// The account's only block is for this reason, by this header or body, in these words.
+/// Asserts that the account's only block has this reason, from this header or body, with this text.
 fn assert_said(account: &Value, reason: &str, source: &str, words: &str) {
     let block = &account["blocks"][0];
     assert_eq!(block["reason"], reason, "{account:#}");

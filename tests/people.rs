@@ -1,5 +1,5 @@
-//! What the commands tell people, each on the real program: whether requests can be served, who
-//! serves a session, what was used, and what is to be done next (SPEC sections 8 and T4).
+//! What the commands tell people, each on the real program: whether requests can be served, which
+//! account serves a session, what was used, and what to do next (SPEC sections 8 and T4).
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ fn home(upstream: &Upstream) -> Home {
     Home::new().upstream(&upstream.url())
 }
 
-/// The proxy on a port of the system's choice, which the config then names, so that commands find
-/// it.
+/// The proxy on a port that the system chooses and that the config then names, so that commands
+/// find it.
 fn start(home: &Home) -> Proxy {
     let proxy = Proxy::start(home);
     let mut config = home.read();
@@ -24,7 +24,7 @@ fn start(home: &Home) -> Proxy {
     proxy
 }
 
-/// Where nothing listens.
+/// A port on which nothing listens.
 const NO_PORT: u16 = 1;
 
 fn assert_said(ran: &Ran, code: i32, words: &[&str]) {

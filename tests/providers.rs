@@ -1,5 +1,5 @@
-//! Providers (SPEC section 7, P9, S8): Claude first, the others when it is out, each with its own
-//! credential, model and limits.
+//! Providers (SPEC section 7, P9, S8): Claude first and the others when it is out, each with its
+//! own credential, model and limits.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::upstream::{Answer, Limits, Message, Upstream, failures};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A request for any kind of account.
+/// A request with the profile `all`.
 fn all(body: &Value) -> Ask {
     Ask::messages(body).header("x-maxpool-profile", "all")
 }
@@ -20,7 +20,7 @@ fn control(proxy: &Proxy, target: &str) -> Reply {
     proxy.ask(&Ask::post(target, &json!({})).header("x-api-key", KEY))
 }
 
-/// Claude, GLM and Kimi at addresses of their own.
+/// Claude, GLM and Kimi upstreams, each with its own address.
 struct World {
     claude: Upstream,
     glm: Upstream,
@@ -36,7 +36,7 @@ impl World {
         }
     }
 
-    /// One API key, and both providers in the file.
+    /// One API key and both providers in the config.
     fn home(&self) -> Home {
         Home::new()
             .upstream(&self.claude.url())
@@ -49,7 +49,7 @@ impl World {
             .set("accounts.2.model", json!("kimi-k3"))
     }
 
-    /// `ask` with the headers that bring both providers, in one of the two spellings.
+    /// `ask` with the headers that define both providers, in one of the two spellings.
     fn with_headers(&self, ask: Ask, prefix: &str) -> Ask {
         ask.header(&format!("{prefix}zai-token"), "zai-secret-0001")
             .header(&format!("{prefix}zai-base-url"), &self.glm.url())
@@ -74,8 +74,8 @@ fn claude_comes_first_then_the_others_by_priority_and_claude_again_at_once() {
     world.glm.next("provider-glm", failures::glm("1302", "Rate limit reached for requests"));
     said("Hello from Kimi.");
     assert_eq!(proxy.account("glm")["status"], "throttled");
-    // Who may not use providers waits for Claude, and nobody behind it in the queue keeps a
-    // provider's request waiting.
+    // A request that may not use providers waits for Claude, and must not block a provider's
+    // request behind it in the queue.
     let address = proxy.address();
     let waiting = std::thread::spawn(move || {
         crate::harness::Client::connect(address).ask(&Ask::messages(&hello()))
@@ -184,7 +184,7 @@ fn header_accounts_are_updated_by_name_and_a_users_disable_stays() {
     let reply = proxy.ask(&glm("zai-one"));
     assert!(matches!(reply.status, 429 | 502), "{} {}", reply.status, reply.text());
     assert_eq!(proxy.account("glm-fallback")["status"], "error");
-    // Another token is another credential: it is tried at once.
+    // A different token is a new credential, so it is tried at once.
     proxy.ask(&glm("zai-two")).assert_said("Hello from GLM.");
     assert_eq!(proxy.status()["accounts"].as_array().map(Vec::len), Some(2));
     assert_eq!(control(&proxy, "/maxpool/accounts/glm-fallback/disable").status, 200);
@@ -360,7 +360,7 @@ fn a_provider_without_count_tokens_is_not_blamed() {
     proxy.ask(&all(&hello())).assert_said("Hello from GLM.");
 }
 
-/// A body whose last answer holds a signed thought.
+/// A body whose last answer contains a signed thinking block.
 fn with_signed_thinking() -> Value {
     json!({
         "model": "claude-opus-4-5", "max_tokens": 64,
@@ -378,7 +378,7 @@ fn signed_thinking_in_a_request_is_kept_from_providers_and_told() {
     let home = world.home().set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     world.claude_is_out();
-    // The first meets the refusal itself, the second what is known by then.
+    // The first request meets the refusal itself, the second one what is known afterwards.
     for _ in 0..2 {
         let reply = proxy.ask(&all(&with_signed_thinking()).header("x-maxpool-session", "s"));
         let message = reply.assert_error(429, "rate_limit_error");
@@ -388,7 +388,7 @@ fn signed_thinking_in_a_request_is_kept_from_providers_and_told() {
     let mut redacted = with_signed_thinking();
     redacted["messages"][1]["content"][0] = json!({"type": "redacted_thinking", "data": "ZW5j"});
     proxy.ask(&all(&redacted)).assert_error(429, "rate_limit_error");
-    // The whole session, also when its next request holds none.
+    // This applies to the whole session, even if its next request has no thinking.
     proxy
         .ask(&all(&hello()).header("x-maxpool-session", "s"))
         .assert_error(429, "rate_limit_error");
@@ -426,13 +426,12 @@ fn signed_thinking_in_an_answer_binds_the_session_to_claude() {
             assert!(message.contains("thinking"), "{what}: {message}");
         }
         assert!(world.glm.requests().is_empty(), "{what}");
-        // A fresh start for the next row.
+        // Start afresh for the next row.
         assert!(anew(&proxy, &home), "{what}");
     }
 }
 
-/// Takes the account out and in again, which forgets its windows and blocks. True when it is
-/// available.
+/// Removes and adds the account, which clears its windows and blocks. True if it is then available.
 fn anew(proxy: &Proxy, home: &Home) -> bool {
     let config = home.read();
     let mut without = config.clone();
@@ -489,7 +488,7 @@ fn a_body_that_cannot_be_read_to_its_end_is_kept_from_providers() {
     assert!(world.glm.requests().is_empty() && world.kimi.requests().is_empty());
 }
 
-/// A refusal, and how long the account is to be left alone.
+/// Each row is a refusal and how long the account must be left alone.
 #[test]
 fn a_providers_429_says_when_it_ends() {
     let provider_upstream = Upstream::with(|_| Answer::message("served"));
@@ -533,7 +532,7 @@ fn a_providers_429_says_when_it_ends() {
         let reply = proxy.ask(&ask);
         reply.assert_error(429, "rate_limit_error");
         let told: u64 = reply.header("retry-after").unwrap_or("0").parse().unwrap_or(0);
-        // Ends that are close to each other are spread over five seconds (S10).
+        // Wake-ups that are close together are spread over five seconds (S10).
         assert!(
             (wait_s.saturating_sub(3)..=wait_s + 8).contains(&told),
             "{what}: retry-after {told}, not {wait_s}: {}",
@@ -592,7 +591,7 @@ fn a_provider_that_fails_moves_the_request_on_like_any_other() {
     for answer in thrown {
         world.glm.always("provider-glm", answer);
         proxy.ask(&all(&hello_stream())).assert_said("Hello from Kimi.");
-        // Forget the cooldown.
+        // Clears the cooldown.
         control(&proxy, "/maxpool/accounts/glm/disable");
         let config = home.read();
         let mut without = config.clone();

@@ -1,4 +1,5 @@
-//! Waiting (SPEC Q1, Q2, Q3): who is held, in which order they are served, and when waiting ends.
+//! Waiting (SPEC Q1, Q2, Q3): which requests are held, in which order they are served, and when
+//! waiting ends.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,14 +10,14 @@ fn one_account(upstream: &Upstream) -> Home {
     Home::new().upstream(&upstream.url()).accounts(&["a"])
 }
 
-/// A request that can be told apart at the upstream.
+/// A request that is recognisable at the upstream.
 fn marked(number: usize) -> Value {
     let mut body = hello();
     body["messages"][0]["content"] = json!(format!("number {number}"));
     body
 }
 
-/// The numbers of the requests in the order in which the upstream saw them.
+/// The numbers of the requests in the order in which they reached the upstream.
 fn numbers(upstream: &Upstream) -> Vec<usize> {
     let requests = upstream.requests();
     let texts = requests.iter().map(|request| request.json());
@@ -28,7 +29,7 @@ fn queued(status: &Value) -> u64 {
     status["upstreamThrottle"]["queued"].as_u64().expect("a number")
 }
 
-/// Sends a request from a thread of its own.
+/// Sends a request on a new thread.
 fn send(proxy: &Proxy, ask: Ask) -> std::thread::JoinHandle<(Reply, Instant)> {
     let address = proxy.address();
     std::thread::spawn(move || {
@@ -66,7 +67,7 @@ fn an_account_whose_limit_ends_serves_though_the_other_cannot_be_reached() {
     upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(1)));
     let before = Instant::now();
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    // The other's cooldown takes five seconds.
+    // The other account's cooldown takes five seconds.
     assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
     assert_eq!(upstream.count("key-a"), 2);
 }
@@ -165,7 +166,7 @@ fn a_newcomer_never_overtakes() {
     let mut clients = Vec::new();
     for number in 0..12 {
         clients.push(send(&proxy, Ask::messages(&marked(number))));
-        // Each is in before the next is sent, whether it waits or runs.
+        // Each request is queued or running before the next one is sent.
         proxy.wait_status("it is in", |status| {
             let done = upstream.requests().len() as u64;
             done + queued(status) > number as u64
@@ -191,8 +192,8 @@ fn nobody_waits_for_one_whom_the_free_account_could_not_serve() {
     let mut opus = hello();
     opus["model"] = json!("claude-opus-4-1-20250805");
     upstream.next("key-a", failures::quota("seven_day_opus", Duration::from_secs(3)));
-    // The week of one family is waited for only if the weekly limit allows it, so it is a short
-    // window here.
+    // Requests wait for a family's weekly reset only if the weekly limit allows it, so this uses a
+    // short window.
     let held = send(&proxy, Ask::messages(&opus).header("x-maxpool-session", "o"));
     upstream.wait_requests(1);
     let before = Instant::now();
@@ -406,7 +407,7 @@ fn the_log_says_what_a_request_really_waits_for() {
         .account(json!({"name": "b", "type": "oauth", "accessToken": "key-b"}));
     let proxy = Proxy::start(&home);
     upstream.always("key-a", failures::overloaded());
-    // The last failure is one that nobody waits for.
+    // Requests do not wait for a failure of this last kind to end.
     upstream.always("key-b", failures::unauthorized());
     let mut client = proxy.connect();
     client.send_ask(&Ask::messages(&hello_stream()));

@@ -1,4 +1,5 @@
-//! Whom a refusal concerns (SPEC P6, P7): odd requests beside plain ones of other sessions.
+//! Which requests a refusal concerns (SPEC P6, P7): odd requests alongside plain ones of other
+//! sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,14 +19,14 @@ fn event(kind: &str, data: &Value) -> Vec<u8> {
     format!("event: {kind}\ndata: {data}\n\n").into_bytes()
 }
 
-/// A small request of that session.
+/// A small request of the given session.
 fn plain(session: &str) -> Ask {
     let mut body = hello();
     body["messages"][0]["content"] = json!(format!("Hello from {session}"));
     Ask::messages(&body).header("x-maxpool-session", session)
 }
 
-/// What a test's odd request is known by.
+/// Recognises a test's odd request.
 fn is_odd(request: &Request) -> bool {
     request.header("x-odd").is_some()
 }
@@ -44,8 +45,8 @@ fn message_of(reply: &Reply) -> String {
     reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned()
 }
 
-/// Sends the odd request while plain ones of other sessions come five times a second; gives its
-/// answer, how long it took, and the slowest of the others.
+/// Sends the odd request while plain requests of other sessions arrive five times a second. Returns
+/// its answer, how long it took, and how long the slowest of the others took.
 fn beside_plain(proxy: &Proxy, odd: &Ask) -> (Reply, Duration, Duration) {
     let over = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -71,7 +72,7 @@ fn beside_plain(proxy: &Proxy, odd: &Ask) -> (Reply, Duration, Duration) {
     })
 }
 
-/// Nobody is out or avoided.
+/// Asserts that no account is blocked or avoided.
 fn assert_nobody_blamed(proxy: &Proxy) {
     for account in proxy.status()["accounts"].as_array().unwrap() {
         assert_eq!(account["status"], "active", "{account:#}");
@@ -142,7 +143,7 @@ fn two_unrelated_requests_that_meet_the_same_prove_it() {
         let blocks = proxy.account("a")["blocks"].clone();
         assert_eq!(blocks[0]["effect"], "avoided", "{status}: {blocks:#}");
         upstream.always("key-b", Answer::error(529, "overloaded_error", "Overloaded"));
-        // The other one is set aside, so that the avoided one serves what no other can.
+        // The other account is blocked, so the avoided one serves what no other account can.
         let asked = plain("two");
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| proxy.ask(&asked));
@@ -228,7 +229,8 @@ fn counting_tokens_never_holds_messages_up() {
                 scope.spawn(move || {
                     let ask = Ask::post("/v1/messages/count_tokens", &hello());
                     let reply = proxy.ask(&ask.header("x-maxpool-session", &number.to_string()));
-                    // The API's own answer, or ours once two unrelated ones have met the same.
+                    // The API's own answer, or ours once two unrelated requests have met the same
+                    // refusal.
                     assert!(matches!(reply.status, 429 | 529), "{}", reply.text());
                 });
             }
@@ -318,7 +320,7 @@ fn a_403_that_names_nobody_blames_nobody() {
         assert_eq!(reply.json()["error"]["type"], "proxy_error");
         assert_eq!(upstream.requests().len(), 2, "once an account");
         assert_nobody_blamed(&proxy);
-        // One that another account serves makes the first avoided.
+        // If another account serves a refused request, the first account becomes avoided.
         upstream.next("key-a", page.clone());
         upstream.next("key-a", page);
         for session in ["two", "three", "four"] {
@@ -582,12 +584,12 @@ fn a_wrong_clock_changes_no_wait() {
     }
 }
 
-/// RFC 9110's date.
+/// The date format of RFC 9110.
 fn httpdate(at: std::time::SystemTime) -> String {
     let secs = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let (days, rest) = (secs / 86_400, secs % 86_400);
     let weekday = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"][(days % 7) as usize];
-    // Civil date of a day number (Howard Hinnant's `civil_from_days`).
+    // A date from a day count (Howard Hinnant's `civil_from_days`).
     let z = days as i64 + 719_468;
     let era = z / 146_097;
     let doe = z - era * 146_097;
@@ -683,7 +685,7 @@ fn a_request_in_suspense_looks_at_each_account_by_turns() {
         .set("scheduler.cooldownMs", json!(200));
     let proxy = Proxy::start(&home);
     let refusal = || Answer::error(500, "api_error", "Internal server error");
-    // The better account never serves; the other one had a bad moment.
+    // The preferred account never serves; the other one fails once.
     upstream.always("key-a", refusal());
     upstream.next("key-b", refusal());
     let mut client = proxy.connect();

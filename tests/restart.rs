@@ -1,4 +1,5 @@
-//! Restarts (SPEC R2): no connection refused, no stream cut, one process as seen from outside.
+//! Restarts (SPEC R2): no connection is refused and no stream is cut, and the program looks like
+//! one process from outside.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use crate::harness::{
 };
 use crate::upstream::{Answer, Gate, Message, Step, Upstream, failures};
 
-/// What came of a request every 10 ms.
+/// The results of sending one request every 10 ms.
 #[derive(Default)]
 pub struct Load {
     pub stop: AtomicBool,
@@ -22,8 +23,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Four clients, each with a new connection every 40 ms, and one that keeps its connection as
-    /// long as it may.
+    /// Four clients, each with a new connection every 40 ms, and one that keeps its connection for
+    /// as long as it stays open.
     pub fn start(proxy: &Proxy) -> (Arc<Load>, Vec<JoinHandle<Vec<String>>>) {
         let load = Arc::<Load>::default();
         let address = proxy.address();
@@ -81,7 +82,7 @@ impl Load {
     }
 }
 
-/// Streams that stop in the middle until the gate opens.
+/// Streams that pause in the middle until the gate opens.
 pub fn held_streams(
     upstream: &Upstream,
     proxy: &Proxy,
@@ -110,7 +111,7 @@ pub fn held_streams(
     streams
 }
 
-/// The processes that this one has started, youngest last.
+/// The processes started by this one, the youngest last.
 pub fn workers(proxy: &Proxy) -> Vec<u32> {
     children(proxy.pid())
 }
@@ -126,7 +127,7 @@ pub fn children(parent: u32) -> Vec<u32> {
         };
         let after = stat.rsplit(')').next().unwrap_or_default();
         let mut words = after.split_whitespace();
-        // A zombie has ended.
+        // A zombie has already exited.
         let state = words.next();
         if state != Some("Z") && words.next() == Some(&parent.to_string()) {
             found.push(pid);
@@ -143,7 +144,7 @@ pub fn resident_kib(pid: u32) -> u64 {
     number.unwrap_or(0)
 }
 
-/// SIGUSR2, and the wait for the new worker.
+/// Sends SIGUSR2 and waits for the new worker.
 pub fn restart(proxy: &Proxy) {
     let from = proxy.log().len();
     proxy.signal(Signal::USR2);
@@ -184,7 +185,8 @@ fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     for session in 0..6 {
         assert_eq!(proxy.ask(&ask(session)).status, 200);
     }
-    // More than are handed over: they must all fit, and the first six are used again below.
+    // More sessions than are handed over. All of them must fit, and the first six are used again
+    // below.
     let mut client = proxy.connect();
     for session in 100..1300 {
         let ask = Ask::get("/v1/models").header("x-maxpool-session", &session.to_string());
@@ -207,7 +209,7 @@ fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     let log = proxy.log().join("\n");
     assert!(!log.contains("cannot hand over"), "{log}");
     let from = upstream.requests().len();
-    // Backwards, so that rotation would not bring the same order about.
+    // In reverse, so that plain rotation would not result in the same order.
     for session in (0..6).rev() {
         assert_eq!(proxy.ask(&ask(session)).status, 200);
     }
@@ -251,7 +253,7 @@ fn five_restarts_refuse_no_connection_and_cut_no_stream() {
     load.stop.store(true, Ordering::Relaxed);
     let failures: Vec<String> =
         threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect();
-    // Those of a worker that is a process of its own.
+    // Adds streams of a worker that is a separate process.
     streams.extend(held_streams(&upstream, &proxy, 10, &message, &gate));
     restart(&proxy);
     gate.open();
@@ -271,7 +273,7 @@ fn five_restarts_refuse_no_connection_and_cut_no_stream() {
     );
     assert_eq!(lost, 0, "streams lost");
     assert!(failures.is_empty(), "{failures:?}");
-    // Whoever has nothing left goes.
+    // Workers without streams exit.
     until("one worker is left", || (workers(&proxy).len() == 1).then_some(()));
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.terminate();
@@ -288,7 +290,8 @@ fn a_storm_of_clients_does_not_notice_restarts() {
     let threads: Vec<_> = (0..12)
         .map(|number| {
             let load = Arc::clone(&load);
-            // Some ask the API and some ask us; some keep their connection as long as they may.
+            // Some requests go to the API and some to local routes; some clients keep their
+            // connection for as long as it stays open.
             let ask =
                 if number % 3 == 0 { Ask::messages(&hello()) } else { Ask::get("/maxpool/health") };
             std::thread::spawn(move || {
@@ -355,7 +358,7 @@ fn learned_quota_is_handed_over_with_what_the_old_worker_learns_later() {
     let gate = upstream.gate();
     let message = Message::long(12, 20);
     let streams = held_streams(&upstream, &proxy, 3, &message, &gate);
-    // The state file plays no part in it.
+    // With a directory in its place, the state file cannot be what helps.
     std::fs::create_dir(home.path().join("maxpool.state.json")).expect("be in the way");
     restart(&proxy);
     let account = proxy.account("a");
@@ -384,7 +387,7 @@ fn those_who_wait_are_told_to_come_again() {
     let mut streaming = proxy.connect();
     let stream_ask = Ask::messages(&hello_stream());
     streaming.send_ask(&stream_ask);
-    // Its first heartbeat: the answer has begun, so that the end can only be an event.
+    // Its first ping has begun the answer, so only an event can end it.
     assert_eq!(streaming.read_head(&stream_ask).expect("a head").status, 200);
     proxy.wait_status("both wait", |status| status["upstreamThrottle"]["queued"] == 2);
     restart(&proxy);
@@ -426,7 +429,7 @@ fn an_old_connection_serves_one_more_request_and_closes() {
     assert_ne!(reply.header("connection"), Some("close"));
 }
 
-/// D1: the dashboard's log, the figures of the last hour and the counters of the metrics continue.
+/// D1: the dashboard's log, the figures of the last hour and the metrics counters continue.
 #[test]
 fn a_restart_keeps_the_activity_and_the_figures() {
     let upstream = Upstream::start();

@@ -1,4 +1,4 @@
-//! Which account serves (SPEC S3, S7, S8, S9), seen from outside.
+//! Which account serves (SPEC S3, S7, S8, S9), as seen from outside.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn in_session(session: &str) -> Ask {
     Ask::messages(&hello()).header("x-maxpool-session", session)
 }
 
-/// Sends the request and says which credential served it.
+/// Sends the request and returns the credential that served it.
 fn served_by(upstream: &Upstream, proxy: &Proxy, ask: &Ask) -> String {
     let reply = proxy.ask(ask);
     assert_eq!(reply.status, 200, "{}", reply.text());
@@ -263,7 +263,8 @@ fn near_its_reset_an_account_is_cheap() {
     let (_home, proxy) = start(&upstream, Home::new().accounts(&["a", "b"]));
     let window =
         |reset: u64| Limits::new().status("allowed").window("5h", 0.55, Duration::from_secs(reset));
-    // The first answer puts no account ahead, so that both are known before one is cheap.
+    // The first answer has no limit headers, so that both accounts are used before one becomes
+    // cheap.
     upstream.next("key-a", Answer::message("hi"));
     upstream.always("key-a", Answer::message("hi").limits(&window(600)));
     upstream.always("key-b", Answer::message("hi").limits(&window(5 * 3600 - 360)));

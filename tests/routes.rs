@@ -1,4 +1,4 @@
-//! The routes that are answered here (SPEC P1), and the key that they need.
+//! The routes that the program answers itself (SPEC P1), and the key that they need.
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, ReplyEnd, hello};

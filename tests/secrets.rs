@@ -1,5 +1,5 @@
-//! No credential shows anywhere (SPEC D4): after a busy life with every failure, everything that
-//! the program wrote is searched for each.
+//! No credential appears anywhere (SPEC D4): after a long run with every kind of failure,
+//! everything that the program wrote is searched for each of them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::upstream::{Answer, Upstream, failures};
 const OAUTH: [&str; 3] =
     ["sk-ant-oat01-AAAAaaaa0001", "sk-ant-ort01-BBBBbbbb0002", "sk-ant-oat01-CCCCcccc0003"];
 const API_KEY: &str = "sk-ant-api03-DDDDdddd0004";
-/// No shape by which a mask could know them.
+/// Without any shape that a mask could recognise.
 const PROVIDER: &str = "77fe55aa.plainlooking0005";
 const ZAI: &str = "zeta9f8e7d6c0006";
 const KIMI: &str = "kappa1a2b3c4d0007";
-/// The client's own, on a path that is relayed.
+/// The client's own credential, on a path that is relayed.
 const CLIENT: &str = "sk-ant-oat01-EEEEeeee0008";
 const PASSWORD: &str = "hunter2proxypassword0009";
 
@@ -72,7 +72,7 @@ fn assert_clean(what: &str, text: &str) {
     }
 }
 
-/// A refusal that says the credential it refuses, as some do.
+/// A refusal that repeats the credential it refuses, as some do.
 fn echo(status: u16, kind: &str, secret: &str) -> Answer {
     Answer::error(status, kind, &format!("credential {secret} cannot do that (Bearer {secret})"))
 }
@@ -103,14 +103,14 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
         let reply = proxy.ask(&ask);
         replies.push(format!("{:?} {}", reply.headers, reply.text()));
     };
-    // The token endpoint, one behaviour after the other; it too repeats what it was sent.
+    // The token endpoint with one behaviour after another; it also repeats what it was sent.
     upstream.next("", Answer::json(429, &json!({"error": "slow_down", "error_description": format!("token {} came too often", OAUTH[1])}).to_string()));
     all(false);
     for mode in [Mode::Html, Mode::NoToken, Mode::RateLimited, Mode::InvalidGrant] {
         upstream.state().oauth.mode = mode;
         all(true);
     }
-    // Each account in turn refuses with its credential in its words.
+    // Each account in turn refuses with its credential in the message.
     let refusals = [
         (400, "invalid_request_error"),
         (429, "rate_limit_error"),
@@ -141,10 +141,9 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
         upstream.always(secret, failures::reset());
     }
     all(true);
-    // A stream that breaks with the credential in its last words.
+    // A stream that breaks off with the credential in its last words.
     upstream.always(PROVIDER, Answer::message("half").at(3, crate::upstream::Step::Reset));
     all(true);
-    // A new pair.
     upstream.state().oauth.mode = Mode::Rotate;
     upstream.state().oauth.grant("refresh-0");
     let mut config = home.read();
@@ -155,7 +154,7 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
         all(false);
         (home.read()["accounts"][0]["accessToken"] == "access-1").then_some(())
     });
-    // The client's own business, a wrong key, a wrong path, a broken config.
+    // A relayed credential, a wrong key, a wrong path, a broken config.
     proxy.ask(
         &Ask::get("/api/oauth/claude_cli/client_data")
             .header("authorization", &format!("Bearer {CLIENT}")),
@@ -179,7 +178,7 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
     replies.push(home.run(&["accounts"]).stderr);
     home.write_text(&good);
     proxy.ask(&Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY));
-    // Everything that shows something.
+    // All output that shows anything.
     for target in [
         "/maxpool/status",
         "/maxpool/metrics?names=1",
@@ -200,8 +199,8 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
         &["api", "/v1/messages", "--account", "bare", "--data", "{}"],
     ] {
         let ran = home.run(arguments);
-        // What an upstream answers to `api` is the result itself; it repeats credentials only
-        // because this test has it do so.
+        // The output of `api` is the upstream's answer itself, which repeats credentials only in
+        // this test.
         let shown = if arguments[0] == "api" {
             ran.stderr
         } else {
@@ -219,7 +218,7 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
     assert_clean("stdout", &proxy.printed().join("\n"));
     let mut looked_at = 0;
     for path in files(home.path()) {
-        // The config, and the copy of it as it was before the first change.
+        // The config itself and the copy from before the first change.
         if path == home.config_path() || path.ends_with("maxpool.json.before-2.0") {
             continue;
         }

@@ -157,7 +157,7 @@ fn a_proxy_in_the_environment_never_takes_loopback_and_a_configured_one_is_used(
     let home =
         Home::new().upstream(&upstream.url()).accounts(&["a"]).set("upstreamProxy", json!(null));
     home.write();
-    // Absent, not null: the environment decides.
+    // Absent, not null, so that the environment decides.
     let mut config = home.read();
     config.as_object_mut().expect("an object").remove("upstreamProxy");
     home.write_text(&config.to_string());

@@ -13,7 +13,7 @@ use crate::upstream::{Answer, Message, Request, Step, Upstream, failures};
 
 const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n";
 const POST: &str = "POST /v1/messages HTTP/1.1\r\nHost: localhost\r\n";
-/// A second (SPEC P12), and what a loaded machine may add.
+/// A second (SPEC P12), plus a margin for a loaded machine.
 const SOON: Duration = Duration::from_millis(2000);
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
@@ -22,7 +22,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Sends bytes on a connection of its own and reads until the server closes it: status and answer.
+/// Sends bytes on a new connection and reads until the server closes it; returns status and answer.
 fn refused(proxy: &Proxy, bytes: &[u8]) -> (u16, String) {
     let mut client = proxy.connect();
     client.patience(Duration::from_secs(3));
@@ -35,12 +35,11 @@ fn refused(proxy: &Proxy, bytes: &[u8]) -> (u16, String) {
     (code.unwrap_or(0), text)
 }
 
-// Row 1.
 #[test]
 fn an_announced_length_is_never_allocated() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url()).accounts(&["a"]);
-    // Far less than the smallest of the lengths: an attempt to allocate it ends the process.
+    // Far less than the smallest of the lengths: an attempt to allocate one ends the process.
     let mut proxy = Proxy::start_limited(&home, "ulimit -v 250000");
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let foreign = "POST /v1/messages HTTP/1.1\r\nHost: attacker.example\r\n";
@@ -62,7 +61,7 @@ fn an_announced_length_is_never_allocated() {
             assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
         }
     }
-    // Let in, and then left alone by its client.
+    // Accepted, and then abandoned by its client.
     let mut client = proxy.connect();
     client.send(format!("{POST}Content-Length: 268435456\r\n\r\n{{").as_bytes());
     drop(client);
@@ -73,7 +72,7 @@ fn an_announced_length_is_never_allocated() {
     assert_eq!(upstream.requests().len(), 2);
 }
 
-/// A request for a message as bytes, by clients whose connection ends with it.
+/// The bytes of a request for a message from a client whose connection ends with it.
 fn last_request(version: &str, lines: &str, body: &Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
@@ -89,7 +88,7 @@ const LAST: [(&str, &str); 3] = [
     ("HTTP/1.1", "Connection: Upgrade\r\nUpgrade: websocket\r\n"),
 ];
 
-/// Leaves in one of three ways; one who only half closes stays to be kept by the caller.
+/// Leaves in one of three ways; the caller keeps a client that only half-closes.
 fn leave(client: Client, way: usize) -> Option<Client> {
     match way {
         0 => drop(client),
@@ -102,7 +101,7 @@ fn leave(client: Client, way: usize) -> Option<Client> {
     None
 }
 
-/// Waits until this many connections at the upstream were left.
+/// Waits until the proxy has left this many connections at the upstream.
 fn wait_left(upstream: &Upstream, count: usize) {
     upstream.wait(&format!("{count} connections closed"), |state| {
         let left = state.connections.iter().filter(|one| one.left.is_some());
@@ -110,8 +109,7 @@ fn wait_left(upstream: &Upstream, count: usize) {
     });
 }
 
-/// Sends each kind of last request, waits until it is where `reached` wants it, leaves, and waits
-/// for `noticed`.
+/// Sends each kind of last request, waits until `reached`, leaves, and waits until `noticed`.
 fn assert_leaving_is_noticed(
     proxy: &Proxy,
     body: &Value,
@@ -143,7 +141,6 @@ fn assert_leaving_is_noticed(
     assert_eq!(*failures, blamed, "nobody is blamed");
 }
 
-// Row 3.
 #[test]
 fn a_last_request_whose_client_leaves_the_queue_is_noticed() {
     let upstream = Upstream::start();
@@ -185,7 +182,6 @@ fn a_last_request_whose_client_leaves_a_stream_is_noticed() {
     );
 }
 
-// Row 5.
 #[test]
 fn a_chunked_body_that_ends_early_is_refused_and_goes_nowhere() {
     let upstream = Upstream::start();
@@ -218,7 +214,6 @@ fn a_chunked_body_that_ends_early_is_refused_and_goes_nowhere() {
     assert_eq!(upstream.requests().len(), 1);
 }
 
-// Row 6.
 #[test]
 fn pipelined_requests_are_all_answered_in_order() {
     let echo = |request: &Request| {
@@ -253,7 +248,6 @@ fn pipelined_requests_are_all_answered_in_order() {
     assert_eq!(upstream.requests().len(), total);
 }
 
-// Row 9.
 #[test]
 fn bytes_above_127_in_a_header_are_forwarded_as_they_are() {
     let upstream = Upstream::start();
@@ -271,7 +265,6 @@ fn bytes_above_127_in_a_header_are_forwarded_as_they_are() {
     }
 }
 
-// Row 10.
 #[test]
 fn a_folded_line_never_becomes_a_header() {
     let upstream = Upstream::start();
@@ -284,7 +277,6 @@ fn a_folded_line_never_becomes_a_header() {
     assert_eq!(upstream.requests().len(), 0);
 }
 
-// Row 11.
 #[test]
 fn trailers_are_dropped() {
     let upstream = Upstream::start();
@@ -308,7 +300,7 @@ fn trailers_are_dropped() {
     }
 }
 
-/// The bytes up to an empty line, or as many of them as come.
+/// The bytes up to an empty line, or as many of them as arrive.
 fn interim_head(client: &Client) -> String {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
@@ -379,7 +371,6 @@ fn nobody_is_asked_for_a_body_that_there_is_not_or_that_is_refused() {
     }
 }
 
-// Row 12.
 #[test]
 fn near_misses_of_framing_are_refused() {
     let upstream = Upstream::start();
@@ -416,7 +407,6 @@ fn tls_on_the_plain_port_is_answered_in_words() {
     assert!(text.contains("TLS") || text.contains("https"), "{text}");
 }
 
-// Row 14.
 #[test]
 fn a_client_that_takes_nothing_is_cut_after_its_time_and_not_later() {
     let upstream = Upstream::start();
@@ -435,11 +425,11 @@ fn a_client_that_takes_nothing_is_cut_after_its_time_and_not_later() {
     wait_left(&upstream, 1);
     let state = upstream.state();
     let left = state.connections[0].left.expect("left");
-    // The upstream's last write is the one that no longer went through.
+    // The last write is the one that no longer got through.
     let (last, _) = *state.connections[0].writes.last().expect("a write");
     assert!(state.connections[0].writes.len() < 160, "all of it fits into buffers");
     drop(state);
-    // The client took its last byte after `asked`, and before the upstream's buffers were full.
+    // The client accepted its last byte after `asked` and before the upstream's buffers were full.
     let earliest = left.saturating_duration_since(asked);
     assert!(earliest >= Duration::from_secs(1), "cut {earliest:?} after the request");
     let latest = left.saturating_duration_since(last);
@@ -452,7 +442,7 @@ fn a_client_that_takes_nothing_is_cut_after_its_time_and_not_later() {
 #[test]
 fn any_limit_for_a_client_that_takes_nothing_can_be_served_with() {
     let upstream = Upstream::start();
-    // The kernel counts in 31 bits.
+    // The kernel's value has 31 bits.
     for millis in [0_u64, 1 << 31, 1 << 33, 1 << 62] {
         let home = Home::new()
             .upstream(&upstream.url())
@@ -470,14 +460,14 @@ fn a_last_answer_comes_whole_to_a_client_that_has_sent_more() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let text = "x".repeat(400_000);
     let ask = Ask::messages(&hello()).header("connection", "close");
-    // Too early to be read with the request, so that it waits in the kernel; or read and not used,
-    // with more of it behind the answer.
+    // Either sent too late to be read with the request, so that it stays in the kernel; or read and
+    // not used, with more behind it after the answer.
     for (at_once, meanwhile, afterwards) in [("", "\r\n", ""), ("\r\n", "", "\r\n")] {
         let gate = upstream.gate();
         upstream.next("key-a", Answer::message(&text).before(Step::Hold(gate.clone())));
         let before = (upstream.requests().len(), proxy.descriptors(), proxy.log().len());
         let stream = TcpStream::connect(proxy.address()).expect("connect");
-        // What it does not read stays with the server.
+        // Whatever the client does not read stays with the server.
         rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).expect("a small window");
         let mut client = Client::of(stream);
         client.send(&[&ask.bytes(proxy.address()), at_once.as_bytes()].concat());
@@ -503,7 +493,6 @@ fn a_torn_answer_whose_end_is_the_connection_s_is_not_taken_for_whole() {
     assert_eq!(end, ReplyEnd::Reset, "{}", bytes.escape_ascii());
 }
 
-// Row 16.
 #[test]
 fn with_few_descriptors_it_serves_or_says_why_not() {
     let upstream = Upstream::start();
@@ -531,7 +520,7 @@ fn with_few_descriptors_it_serves_or_says_why_not() {
                     break Some(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
                 }
             }
-            // It has closed its log, so it is about to end.
+            // It has closed its log, so it is about to exit.
             Err(RecvTimeoutError::Disconnected) => {
                 let _status = child.wait();
                 break None;

@@ -1,6 +1,5 @@
-//! What slipped through although the listener did its part: large heads on their way upstream,
-//! answers that nobody asked for, spellings of paths, and accounts that other clients' headers
-//! named.
+//! Problems that the listener itself does not catch: large heads on their way upstream, unsolicited
+//! answers, spellings of paths, and accounts named by other clients' headers.
 
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Nothing has been charged to any account.
+/// Asserts that no account has been blamed.
 fn assert_nobody_is_blamed(proxy: &Proxy) {
     for name in ["a", "b"] {
         let account = proxy.account(name);
@@ -34,7 +33,7 @@ fn a_long_header_line_and_a_long_target_are_forwarded() {
     let asks = [
         Ask::messages(&hello()).header("x-long", &"h".repeat(20_000)),
         Ask::post(&target, &hello()),
-        // As large as the door lets in, once in one line and once in many.
+        // As large as the listener accepts, once in one line and once in many.
         Ask::messages(&hello()).header("x-long", &"h".repeat(65_000)),
         (0..90).fold(Ask::messages(&hello()), |ask, number| {
             ask.header(&format!("x-line-{number}"), &"h".repeat(700))
@@ -130,7 +129,7 @@ fn no_spelling_of_a_relayed_or_reserved_path_gets_a_pooled_credential() {
     assert_eq!(upstream.requests().len(), before);
 }
 
-/// A request for any account, with a GLM token for this address.
+/// A request with the profile `all` and a GLM token for this address.
 fn with_glm(token: &str, glm: &Upstream) -> Ask {
     Ask::messages(&hello())
         .header("x-maxpool-profile", "all")
@@ -149,7 +148,7 @@ fn no_prompt_goes_to_an_address_that_another_clients_header_named() {
     }
     let with_session = |ask: Ask| ask.header("x-maxpool-session", "shared");
     proxy.ask(&with_session(with_glm("token-a", &glm))).assert_said("Hello from A's GLM.");
-    // The second is of a session that lives on the account.
+    // The second request belongs to a session bound to the account.
     let without = Ask::messages(&hello()).header("x-maxpool-profile", "all");
     for ask in [without.clone(), with_session(without)] {
         let reply = proxy.ask(&ask);

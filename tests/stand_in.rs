@@ -1,4 +1,4 @@
-//! The scripted upstream and the raw client, tried on each other: a test of the tests' own tools.
+//! The scripted upstream and the raw client, tested against each other.
 
 use std::time::{Duration, Instant};
 

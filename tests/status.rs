@@ -1,5 +1,5 @@
-//! The status document: the field names and the nesting of the program that this one replaces, so
-//! that scripts keep working.
+//! The status document keeps the field names and structure of the program that this one replaces,
+//! so that scripts keep working.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// The dotted keys of a document that are not there.
+/// The dotted keys that a document lacks.
 fn missing(document: &Value, keys: &[&str]) -> Vec<String> {
     let absent = keys.iter().filter(|key| {
         let mut place = document;

@@ -1,5 +1,5 @@
-//! Streams (SPEC P11): events go out as they come in, bytes stay what they are, memory does not
-//! follow the length.
+//! Streams (SPEC P11): events are forwarded as they arrive, bytes stay unchanged, and memory does
+//! not grow with the length.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Reads a body to its end, keeping only its checksum.
+/// Reads a body to its end and keeps only its checksum.
 fn digest(client: &mut Client) -> (Digest, Piece) {
     let mut digest = Digest::EMPTY;
     loop {
@@ -171,7 +171,7 @@ fn a_slow_client_slows_the_upstream_and_memory_stays() {
     let mut client = proxy.connect();
     client.send_ask(&ask);
     assert_eq!(client.read_head(&ask).expect("a head").status, 200);
-    // Long enough for the whole flood to have come if nothing held it back.
+    // Long enough for the whole flood to arrive if nothing held it back.
     std::thread::sleep(Duration::from_millis(700));
     assert_eq!(upstream.state().connections[0].sent.len, 0, "the upstream is still writing");
     assert!(proxy.peak_kib().saturating_sub(before) < 8 * 1024);

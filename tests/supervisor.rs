@@ -1,5 +1,5 @@
-//! What supervisors see (SPEC R3): readiness, a watchdog, sockets that they open, signals, and
-//! streams that nobody reads.
+//! The interface to supervisors (SPEC R3): readiness, a watchdog, sockets that they open, signals,
+//! and streams that are not read.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -21,7 +21,7 @@ fn home(upstream: &Upstream) -> Home {
         .set("sync.accountsIntervalMs", json!(3_600_000))
 }
 
-/// A supervisor's ear.
+/// The socket on which a supervisor receives notifications.
 struct Ear(UnixDatagram);
 
 impl Ear {
@@ -30,7 +30,7 @@ impl Ear {
         Ear(socket)
     }
 
-    /// The next message that has one of these lines, and the line.
+    /// Returns the first of these lines in the next message that contains one of them.
     fn hear(&self, lines: &[&str]) -> String {
         let mut buffer = [0; 4096];
         loop {
@@ -43,7 +43,7 @@ impl Ear {
         }
     }
 
-    /// The next messages that have these lines, in this order and no other.
+    /// Receives messages that contain these lines, in exactly this order.
     fn hear_all(&self, lines: &[&str]) {
         let all = ["READY=1", "RELOADING=1", "STOPPING=1"];
         for line in lines {
@@ -104,7 +104,7 @@ fn the_watchdog_hears_of_the_worker_that_serves() {
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
-/// The program with this socket as its descriptor 3, as a supervisor starts it.
+/// The program with this socket as descriptor 3, as a supervisor starts it.
 #[cfg(not(portable))]
 fn activated(home: &Home, listener: OwnedFd, count: &str) -> Command {
     let script = format!(
@@ -144,7 +144,7 @@ fn a_socket_that_a_supervisor_opened_is_used_and_outlives_the_program() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
-    // Whoever comes now is served by the next one.
+    // New connections are served by the next process.
     let ask = Ask::messages(&hello());
     let mut early = Client::connect(address);
     early.send_ask(&ask);
@@ -212,7 +212,7 @@ fn nobody_has_to_read_what_it_prints() {
     let mut config = home.read();
     config["proxy"]["port"] = json!(port.port());
     home.write_text(&config.to_string());
-    // Closed, not only unread.
+    // The streams are closed, not just unread.
     let script = format!("exec '{}' server --plain <&- >&- 2>&-", program().display());
     let prepared = home.command(&[]);
     let mut command = Command::new("sh");
@@ -236,7 +236,7 @@ fn nobody_has_to_read_what_it_prints() {
     assert_eq!(status.code(), Some(0));
 }
 
-/// runit's own processes, ended with the test.
+/// runit's own processes, which end with the test.
 struct Runit {
     runsv: std::process::Child,
     service: std::path::PathBuf,
@@ -306,7 +306,7 @@ fn runit_starts_drains_and_restarts_it() {
     rustix::process::kill_process(pid, Signal::KILL).expect("kill it");
     crate::harness::until("another process", || runit.pid().filter(|pid| *pid != first));
     connect("it serves again").ask(&ask).assert_said("Hello from upstream.");
-    // A stop while an answer is on its way.
+    // A stop while an answer is in progress.
     let slow = crate::upstream::Answer::of(crate::upstream::Message::long(20, 8))
         .paced(Duration::from_millis(50));
     upstream.always("key-a", slow);
@@ -320,7 +320,7 @@ fn runit_starts_drains_and_restarts_it() {
     assert!(said.starts_with("ok: down"), "{said}");
     let reply = client.read_reply(&ask);
     assert_eq!(reply.event_names().last().map(String::as_str), Some("message_stop"));
-    // Each line is whole and has its time.
+    // Each line is complete and begins with its time.
     let log = std::fs::read_to_string(log).expect("a log");
     let is_whole = |line: &str| line.get(10..11) == Some("T") && line.get(23..24) == Some("Z");
     assert!(log.lines().all(is_whole) && log.ends_with('\n'), "{log}");

@@ -1,5 +1,5 @@
-//! Conversations that the API keeps (SPEC P10): they go to the account that owns them, or the
-//! client is told to send all.
+//! Conversations that the API stores (SPEC P10): they go to the account that owns them, or the
+//! client is told to send the whole conversation.
 
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
-//! The rules of the code that a reader relies on: where time is read, who locks, what imports what,
-//! how long a file is.
+//! Rules of the code that readers rely on: where time is read, what takes locks, which module
+//! imports which, how long a file is.
 
 mod imports;
 
 use std::path::{Path, PathBuf};
 
-/// Modules in the order in which they may import: each only from those before it. Those in one
-/// group may import each other.
+/// Modules in the order of their imports: each may import only from those before it, or from its
+/// own group.
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
     &["http"],
@@ -24,13 +24,13 @@ const ORDER: &[&[&str]] = &[
     &["cli"],
 ];
 
-/// Lines that a source file may have, the tests at its end included; 400 is what to aim at.
+/// The maximum number of lines in a source file, including the tests at its end; aim for 400.
 const LINES_MAX: usize = 600;
 
-/// Lines that a function of the program may have; tables of tests are longer.
+/// The maximum number of lines in a function of the program; tables in tests may be longer.
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// What belongs to the top of the tree, beside what git ignores.
+/// The entries of the top-level directory, apart from those that git ignores.
 const TOP_LEVEL: &[&str] = &[
     ".ci",
     ".git",
@@ -54,7 +54,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file below a directory, with its path from there.
+/// Every Rust file below a directory, with its relative path.
 fn files(below: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut waiting = vec![root().join(below)];
@@ -89,14 +89,14 @@ fn program_end(text: &str) -> usize {
         .unwrap_or(text.len())
 }
 
-/// The lines of the program itself: without comments, and without the tests at the end of the file.
+/// The lines of the program itself, without comments and without the tests at the end of the file.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines =
         text[..program_end(text)].lines().enumerate().map(|(number, line)| (number + 1, line));
     lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
-/// The module of the first level that a file belongs to.
+/// The top-level module of a file.
 fn module(path: &Path) -> String {
     let part = path.iter().nth(1).expect("below src").to_string_lossy();
     part.trim_end_matches(".rs").to_owned()
@@ -106,8 +106,8 @@ fn rank(module: &str) -> Option<usize> {
     ORDER.iter().position(|group| group.contains(&module))
 }
 
-/// Places in the program's own code where a line holds one of these words, but for files that are
-/// allowed to.
+/// Places in the program's own code where a line contains one of these words, except in allowed
+/// files.
 fn places(words: &[&str], allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in files("src") {
@@ -299,8 +299,8 @@ fn files_and_functions_are_short() {
     assert!(functions_above.is_empty(), "above {FUNCTION_LINES_MAX} lines: {functions_above:?}");
 }
 
-/// Each function with its number of lines, by the indentation that rustfmt gives: it ends at the
-/// first `}` that stands as far to the left as it begins.
+/// Each function with its number of lines. By rustfmt's indentation, it ends at the first `}` that
+/// is indented like its first line.
 fn functions(text: &str) -> Vec<(String, usize)> {
     let mut found = Vec::new();
     let lines: Vec<&str> = text.lines().collect();
@@ -350,7 +350,7 @@ fn dependencies_are_few_and_come_from_the_list() {
         .and_then(|rest| rest.split("\n[").next())
         .expect("a list");
     let mut reason = false;
-    // A list of features goes on over several lines.
+    // A list of features continues on the following lines.
     let entries = dependencies.lines().filter(|line| !line.starts_with([' ', ']']));
     for line in entries.filter(|line| !line.is_empty()) {
         assert!(reason || line.starts_with('#'), "no reason is given for: {line}");

@@ -1,5 +1,5 @@
-//! Upstreams behind TLS: trusted through `SSL_CERT_FILE` (SPEC A2), refused otherwise, and no
-//! different from plain ones in anything else.
+//! Upstreams behind TLS: trusted through `SSL_CERT_FILE` (SPEC A2), refused otherwise, and like
+//! plain ones in everything else.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,8 +14,8 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::harness::{Ask, Client, Home, Piece, Proxy, hello, hello_stream, json};
 use crate::upstream::{Answer, Digest, End, Message, Step, Upstream, failures};
 
-/// A port that speaks TLS as `localhost` and `127.0.0.1` and passes everything on to the stand-in.
-/// The certificate is good for a hundred years, and its authority's key was thrown away.
+/// A port that speaks TLS as `localhost` and `127.0.0.1` and forwards everything to the stand-in.
+/// The certificate is valid for a hundred years, and its authority's key was thrown away.
 fn terminate_tls(upstream: SocketAddr) -> SocketAddr {
     let certificate = CertificateDer::from(include_bytes!("data/server.der").to_vec());
     let key =
@@ -27,14 +27,14 @@ fn terminate_tls(upstream: SocketAddr) -> SocketAddr {
     let config = Arc::new(config);
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("an address");
-    // Ends with the process: nothing waits for it.
+    // This thread ends with the process; nothing waits for it.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let config = Arc::clone(&config);
             std::thread::spawn(move || {
                 let session = ServerConnection::new(config).expect("a session");
                 if let Ok(plain) = TcpStream::connect(upstream) {
-                    // Either side's end is the end of both.
+                    // When one side ends, both are closed.
                     let _over = pump(session, stream, plain);
                 }
             });
@@ -43,7 +43,7 @@ fn terminate_tls(upstream: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Passes bytes both ways until one side ends; a side that ends closes the other.
+/// Forwards bytes both ways until one side ends, then closes the other.
 fn pump(
     mut session: ServerConnection,
     mut outer: TcpStream,
@@ -106,7 +106,7 @@ fn pump(
     }
 }
 
-/// A proxy whose upstream is reached over TLS, trusting the test's authority or not.
+/// A proxy whose upstream is reached over TLS, with or without trust in the test's authority.
 fn start(upstream: &Upstream, host: &str, trusted: bool) -> (Home, Proxy) {
     let port = terminate_tls(upstream.address()).port();
     let home = Home::new()

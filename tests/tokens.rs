@@ -13,7 +13,7 @@ use crate::harness::{
 use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, Upstream, failures};
 
-/// An OAuth account whose token ran out a second ago.
+/// An OAuth account whose token expired a second ago.
 fn expired(name: &str) -> Value {
     let mut account = oauth(name);
     account["expiresAt"] = json!(epoch_ms() - 1000);
@@ -25,7 +25,7 @@ fn home_of(upstream: &Upstream, accounts: &[Value]) -> Home {
     accounts.iter().fold(home, |home, account| home.account(account.clone()))
 }
 
-/// A home with one expired account whose refresh token is good.
+/// A home with one expired account whose refresh token is valid.
 fn one_expired(upstream: &Upstream) -> Home {
     upstream.state().oauth.grant("refresh-a");
     home_of(upstream, &[expired("a")])
@@ -45,7 +45,7 @@ fn served(upstream: &Upstream) -> Vec<String> {
     messages.map(|request| request.credential().to_owned()).collect()
 }
 
-/// The pair in the file.
+/// The tokens of an account in the file.
 fn pair(home: &Home, index: usize) -> (String, String) {
     let account = &home.read()["accounts"][index];
     let text = |name: &str| account[name].as_str().unwrap_or("").to_owned();
@@ -66,15 +66,15 @@ fn leftovers(home: &Home) -> Vec<String> {
     names.filter(|name| name.contains("tmp") || name.contains(".new")).collect()
 }
 
-/// What one behaviour of the token endpoint leaves behind when the account is the only one.
+/// The consequences of one behaviour of the token endpoint if the account is the only one.
 struct Row {
     what: &'static str,
     mode: Mode,
-    /// The refresh token was used up before, by somebody who kept the new pair.
+    /// The refresh token was used before, by another program that kept the new pair.
     used_up: bool,
     status: u16,
     error: &'static str,
-    /// In the status: account, credential, the block's reason.
+    /// In the status: the account's state, the credential's state, the block's reason.
     account: (&'static str, &'static str, &'static str),
     rotated: bool,
 }
@@ -119,7 +119,7 @@ fn every_way_of_the_token_endpoint_leaves_the_right_account_client_and_file() {
         let proxy = Proxy::start(&home);
         upstream.state().oauth.mode = row.mode;
         if row.used_up {
-            // Somebody else redeems it first.
+            // Another program uses it first.
             let body = json!({"grant_type": "refresh_token", "refresh_token": "refresh-a"});
             Client::connect(upstream.address()).ask(&Ask::post("/v1/oauth/token", &body));
         }
@@ -365,7 +365,7 @@ fn disabled_accounts_never_refresh() {
     let ran = home.run(&["accounts"]);
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
     assert!(upstream.state().oauth.refreshes.is_empty());
-    // Switched on it refreshes as any other.
+    // Once enabled, it refreshes like any other.
     control(&proxy, "/maxpool/accounts/off/enable");
     control(&proxy, "/maxpool/accounts/a/disable");
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -413,8 +413,8 @@ fn an_import_is_read_again_and_never_refreshed_while_its_source_is_newer() {
         (served(&upstream).last()? == "cli-2").then_some(())
     });
     until("the newer pair be in the file", || (pair(&home, 0).0 == "cli-2").then_some(()));
-    // The CLI has rotated, and the token that we hold is refused: the source is asked before the
-    // endpoint.
+    // Claude Code has rotated, and the API refuses the token that we hold: the source is read
+    // before the endpoint is asked.
     write(3, 9_000_000);
     upstream.always("cli-2", failures::token_expired());
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -516,7 +516,7 @@ fn a_new_upstream_proxy_is_for_refreshes_too() {
     let upstream = Upstream::start();
     let home = one_expired(&upstream).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
-    // Nobody listens there: whatever goes through it fails.
+    // Nothing listens on this proxy, so every request through it fails.
     let mut config = home.read();
     config["upstreamProxy"] = json!("http://127.0.0.1:9");
     home.write_text(&config.to_string());
@@ -559,7 +559,7 @@ fn on_a_full_disk_the_pair_lives_in_memory_and_is_written_later() {
     let upstream = Upstream::start();
     let home = one_expired(&upstream).set("sync.accountsIntervalMs", json!(100));
     home.write();
-    // A file that grows past the limit fails as on a full disk, once the signal is ignored.
+    // With the signal ignored, a file that grows past the limit fails like a full disk.
     let proxy = Proxy::spawn(home.limited("trap '' XFSZ"));
     let limit = |bytes| {
         let pid = rustix::process::Pid::from_raw(i32::try_from(proxy.pid()).expect("a pid"));
@@ -602,7 +602,7 @@ fn a_symbolic_link_is_followed_and_stays_one() {
     assert_eq!(target.permissions().mode() & 0o777, 0o600);
 }
 
-/// A process that is killed at a system call of the write.
+/// The process is killed at a system call of the write.
 #[test]
 fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_served() {
     if !Command::new("strace").arg("-V").output().is_ok_and(|ran| ran.status.success()) {
@@ -610,7 +610,7 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         return;
     }
     let mut steps = Vec::new();
-    // Counted from the answer: the lock, what is read, then the bytes, their length, fsync, rename,
+    // Counted from the answer: the lock, reads, then the bytes, their length, fsync, rename,
     // directory.
     for (call, times) in
         [("openat", 3), ("pwrite64", 1), ("ftruncate", 1), ("fsync", 2), ("rename", 1)]
@@ -631,7 +631,7 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         let client =
             std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
         upstream.wait_requests(1);
-        // Attached while the endpoint thinks: what follows is the write.
+        // Attached while the endpoint holds its answer, so the write comes next.
         let thread = refresh_thread(proxy.pid());
         let inject = format!("inject={call}:signal=SIGKILL:when={number}");
         let mut strace = Command::new("strace")
@@ -674,9 +674,9 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
             proxy.wait_exit();
         }
         drop(proxy);
-        // The next server starts on what is there, and clears away what lay about.
+        // The next server starts with what is there, and removes leftovers.
         let next = Proxy::start_as_is(&home);
-        // The endpoint has rotated: the old token is worth nothing any more.
+        // The endpoint has rotated, so the old token no longer works.
         upstream.state().oauth.mode = Mode::InvalidGrant;
         let reply = next.post(&hello());
         // What was written before the kill is found by the next process, renamed or not.

@@ -11,7 +11,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Waits until the account has finished `requests`, and gives its usage.
+/// Waits until the account has finished `requests`, and returns its usage.
 fn usage(proxy: &Proxy, requests: u64) -> Value {
     until("the request be counted", || {
         let account = proxy.account("a");

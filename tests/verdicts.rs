@@ -1,5 +1,5 @@
-//! What proves a verdict, and what ends it (SPEC P7, T2, S3, S11): what the API says of credentials
-//! and windows, and the ways out.
+//! What proves a verdict and what ends it (SPEC P7, T2, S3, S11): what the API says about
+//! credentials and windows, and the ways out of a block.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,14 +14,14 @@ use crate::upstream::{Answer, Limits, Request, Upstream};
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// A small request of that session.
+/// A small request of the given session.
 fn plain(session: &str) -> Ask {
     let mut body = hello();
     body["messages"][0]["content"] = json!(format!("Hello from {session}"));
     Ask::messages(&body).header("x-maxpool-session", session)
 }
 
-/// One OAuth account whose refresh token is good.
+/// One OAuth account whose refresh token is valid.
 fn one_oauth(upstream: &Upstream) -> Home {
     upstream.state().oauth.grant("refresh-a");
     Home::new().upstream(&upstream.url()).logins(&upstream.url()).account(oauth("a"))

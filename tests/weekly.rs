@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::{Ask, Home, Proxy, Value, hello, json};
 use crate::upstream::{Answer, Limits, Upstream};
 
-/// A weekly window whose pace is no worse than its use: it ends in six hours.
+/// A weekly window whose pace does not raise its use: it ends in six hours.
 fn week(used: f64) -> Answer {
     let limits = Limits::new()
         .status("allowed")
@@ -14,7 +14,7 @@ fn week(used: f64) -> Answer {
     Answer::message("hi").limits(&limits)
 }
 
-/// Accounts whose weekly use has been learned from one answer each.
+/// Accounts whose weekly use was learned from one answer each.
 fn start(upstream: &Upstream, used: &[(&str, f64)]) -> (Home, Proxy) {
     let names: Vec<&str> = used.iter().map(|(name, _)| *name).collect();
     let home =
@@ -39,7 +39,7 @@ fn weekly(proxy: &Proxy, name: &str) -> Value {
 #[test]
 fn the_tiers_are_shown() {
     let allowed = |used: f64| (used, week(used));
-    // Without a word of the API our own threshold counts.
+    // If the API says nothing, our own threshold decides.
     let unsaid = |used: f64| {
         let limits = Limits::new().window("7d", used, Duration::from_secs(6 * 3600));
         (used, Answer::message("hi").limits(&limits))
@@ -81,7 +81,7 @@ fn pace_counts_as_well_as_use() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url()).accounts(&["a"]);
     let proxy = Proxy::start(&home);
-    // Six days before the reset half is used: 0.5 + 0.6 * (0.5 - 1/7) = 0.714.
+    // Half is used six days before the reset: 0.5 + 0.6 * (0.5 - 1/7) = 0.714.
     let limits = Limits::new().window("7d", 0.5, Duration::from_secs(6 * 86400));
     upstream.next("key-a", Answer::message("hi").limits(&limits));
     proxy.post(&hello()).assert_said("hi");
@@ -131,7 +131,7 @@ fn a_bound_session_stays_in_reserve() {
     let bound = upstream.order().pop().expect("a request");
     let other = if bound == "key-a" { "key-b" } else { "key-a" };
     upstream.always(other, week(0.10));
-    // Somebody else's request makes the other account known as healthy.
+    // Another session's request shows that the other account is healthy.
     proxy.post(&hello()).assert_said("hi");
     for _ in 0..3 {
         proxy.ask(&ask).assert_said("hi");

@@ -1,4 +1,4 @@
-//! One non-blocking connection, with TLS on top or without.
+//! One non-blocking connection, with or without TLS.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,10 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustls::Connection;
 
-/// Bytes taken by one read.
+/// The most bytes that one read takes.
 const READ_BYTES: usize = 64 * 1024;
 
-/// A connection and what it still has to send.
+/// A connection and the bytes that it still has to send.
 pub struct Link {
     socket: TcpStream,
     tls: Option<Box<Connection>>,
@@ -17,17 +17,17 @@ pub struct Link {
     sent: usize,
 }
 
-/// What a read brought.
+/// The result of a read.
 pub enum Read {
-    /// Nothing is there.
+    /// No bytes are available yet.
     Nothing,
-    /// The other side has closed.
+    /// The peer has closed the connection.
     End,
-    /// Bytes, and whether another read is worth it.
+    /// Bytes, and whether to read again.
     Bytes(More),
 }
 
-/// Whether more may be there.
+/// Whether more bytes may be available.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum More {
     Perhaps,
@@ -51,7 +51,7 @@ impl Link {
         Ok(Link { socket, tls: tls.map(Box::new), out: Vec::new(), sent: 0 })
     }
 
-    /// Reads once what is there.
+    /// Reads once whatever is available.
     pub fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Read> {
         buffer.resize(READ_BYTES, 0);
         let read = match &mut self.tls {
@@ -75,7 +75,7 @@ impl Link {
         })
     }
 
-    /// Sends these bytes, now or as soon as there is room.
+    /// Sends these bytes, now or as soon as the socket accepts them.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.tls {
             Some(tls) => tls.writer().write_all(bytes)?,
@@ -92,7 +92,7 @@ impl Link {
         self.flush()
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends buffered bytes until the socket accepts no more.
     pub fn flush(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             while tls.wants_write() {
@@ -116,7 +116,7 @@ impl Link {
         Ok(())
     }
 
-    /// Whether it waits for room to send.
+    /// Whether buffered bytes wait for the socket to become writable.
     pub fn wants_write(&self) -> bool {
         match &self.tls {
             Some(tls) => tls.wants_write(),
@@ -129,7 +129,7 @@ fn read_tls(tls: &mut Connection, socket: &mut TcpStream, buffer: &mut [u8]) -> 
     loop {
         match tls.reader().read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Who hangs up without a farewell has hung up all the same.
+            // Many peers close without a TLS close_notify; that is an ordinary end here.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
             read => return read,
         }

@@ -1,5 +1,5 @@
-//! The load generator: some connections on one thread, each sending its next request as soon as the
-//! last one is answered.
+//! The load generator: several connections on one thread, each sending its next request as soon as
+//! the previous one is answered.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -16,19 +16,18 @@ use rustls::{ClientConfig, ClientConnection, Connection};
 use super::link::{Link, More, Read};
 use super::wire::{Incoming, Kind};
 
-/// Nothing takes longer; a measurement that does has failed.
+/// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where requests go.
 #[derive(Clone)]
 pub struct Destination {
     pub address: SocketAddr,
-    /// TLS from here on: only for what has no proxy in between.
+    /// TLS from here on; only used without a proxy in between.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Destination {
-    /// A new connection.
     pub fn connect(&self) -> io::Result<Link> {
         let socket = TcpStream::connect_timeout(&self.address, PATIENCE)?;
         let tls = match &self.tls {
@@ -48,17 +47,17 @@ impl Destination {
 pub struct Load {
     pub request: Vec<u8>,
     pub connections: usize,
-    /// What comes before this is over is not counted.
+    /// Requests during this time are not counted.
     pub warm_up: Duration,
     pub time: Duration,
 }
 
-/// What came of it.
+/// The results of a load.
 pub struct Served {
-    /// Nanoseconds of each request, sorted.
+    /// The time of each request in nanoseconds, sorted.
     pub latencies: Vec<u64>,
     pub seconds: f64,
-    /// Processor time of the program that was measured.
+    /// Processor time of the measured program.
     pub cpu: Duration,
 }
 
@@ -81,7 +80,7 @@ struct Client {
     is_idle: bool,
 }
 
-/// Runs the load; `cpu` tells the processor time used so far.
+/// Runs the load; `cpu` returns the processor time used so far.
 pub fn run(to: &Destination, load: &Load, cpu: impl Fn() -> Duration) -> io::Result<Served> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut clients = Vec::new();
@@ -127,7 +126,7 @@ pub fn run(to: &Destination, load: &Load, cpu: impl Fn() -> Duration) -> io::Res
             }
             let now = Instant::now();
             if now >= count_from && cpu_before.is_none() {
-                // This one began before the count.
+                // This request began during the warm-up.
                 cpu_before = Some((now, cpu()));
             } else if cpu_before.is_some() && (now <= end || latencies.is_empty()) {
                 latencies.push(u64::try_from((now - client.since).as_nanos()).unwrap_or(u64::MAX));
@@ -175,7 +174,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads what is there; true once the answer is whole.
+    /// Reads what is available; true once the answer is complete.
     fn advance(&mut self, epoll: &OwnedFd, index: usize, buffer: &mut Vec<u8>) -> io::Result<bool> {
         self.link.flush()?;
         let mut whole = false;

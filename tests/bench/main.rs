@@ -1,9 +1,9 @@
-//! `make bench`: what the program costs, beside a direct connection, nginx, an async Rust proxy
-//! (shunt) and the npm package, in the same run and in turns.
+//! `make bench`: what the program costs compared with a direct connection, nginx, an async Rust
+//! proxy (shunt) and the npm package, all measured in turns in the same run.
 //!
-//! Everything is on loopback and bounded. The load generator, the upstream stub and the servers
-//! share the machine, so that figures of one run can be compared with each other and with nothing
-//! else. It writes Markdown on stdout and its progress on stderr.
+//! Everything runs on loopback and is bounded. The load generator, the upstream stub and the
+//! servers share the machine, so figures can only be compared within one run. The report is
+//! Markdown on stdout; progress goes to stderr.
 
 #![allow(unreachable_pub, reason = "a program of its own")]
 #![allow(
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // Each table as soon as it is complete: what has been measured is not lost to a later failure.
+    // Each table is printed as soon as it is complete, so that a later failure does not lose it.
     match measure::run(&plan, |table| print!("{table}")) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -142,14 +142,14 @@ fn words(list: &str) -> Vec<String> {
     list.split(',').map(str::to_owned).collect()
 }
 
-/// A program in the build directory that this one came from.
+/// A program in the directory of this binary.
 fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let build = own.parent().and_then(Path::parent);
     build.unwrap_or(Path::new(".")).join(name)
 }
 
-/// A program on `PATH`, or where systems keep their servers.
+/// A program on `PATH` or in the usual directories for servers.
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own = std::env::split_paths(&path).map(|directory| directory.join(name));
@@ -157,7 +157,7 @@ fn on_path(name: &str) -> Option<PathBuf> {
     own.chain(usual).find(|path| path.is_file())
 }
 
-/// The npm package's command is a script; ours, which has the same name, is not.
+/// Tells the npm package's command, which is a script, from our program of the same name.
 fn is_script(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!"))
 }

@@ -1,4 +1,4 @@
-//! The measurements, one after the other, and their tables.
+//! The measurements, one after another, and their tables.
 
 use std::io;
 use std::sync::Arc;
@@ -15,25 +15,25 @@ use super::streams::{self, Seen, Streams};
 use super::stub::{Clock, Stub};
 use super::table::{Table, at_share, mb, median, ms, number};
 
-/// Connections of small requests.
+/// Numbers of connections that send small requests.
 pub const CONNECTIONS: [usize; 3] = [1, 16, 64];
-/// Bytes of large requests.
+/// Sizes of large requests in bytes.
 const BODIES: [usize; 2] = [1_000_000, 10_000_000];
-/// Streams at once.
+/// Numbers of concurrent streams.
 pub const STREAMS: [usize; 4] = [1, 50, 150, 600];
-/// Events of each stream, and the time between two.
+/// Events of each stream, and the time between two of them.
 const EVENTS: usize = 200;
 const PACE: Duration = Duration::from_millis(50);
-/// Streams of a burst, and events of each.
+/// Numbers of streams that start at the same moment, and events of each.
 const BURSTS: [usize; 2] = [150, 600];
 const BURST_EVENTS: usize = 20;
-/// What neighbours may take of a core before a measurement is marked.
+/// The share of a core that other programs may use before a measurement is marked.
 const NEIGHBOURS: f64 = 0.3;
-/// Before anything is counted.
+/// The time before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// Starts of each program in each round.
+/// How often each program is started in each round.
 const STARTS: usize = 5;
-/// A large answer, and a large request (SPEC F2).
+/// The sizes of a large answer and of a large request (SPEC F2).
 const ANSWER_BYTES: usize = 100_000_000;
 const REQUEST_BYTES: usize = 30_000_000;
 
@@ -47,7 +47,7 @@ pub struct Plan {
     pub with_direct: bool,
     pub with_tls: bool,
     pub programs: Vec<(String, Program)>,
-    /// What was wanted and is not installed.
+    /// Programs that were asked for but are not installed.
     pub missing: Vec<String>,
 }
 
@@ -79,7 +79,7 @@ impl Section {
     }
 }
 
-/// One of those that take turns.
+/// One of the programs that are measured in turns.
 struct Runner {
     name: String,
     to: Destination,
@@ -97,7 +97,7 @@ impl Runner {
     }
 }
 
-/// Runs the plan; each part of the report is shown as soon as it is complete.
+/// Runs the plan; each section of the report is shown as soon as it is complete.
 pub fn run(plan: &Plan, mut show: impl FnMut(&str)) -> io::Result<()> {
     raise_descriptor_limit();
     let clock = Clock::start();
@@ -137,7 +137,7 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // 600 streams need some 1,300; a lower limit shows as a failed measurement.
+    // 600 streams need about 1,300 descriptors; a lower limit shows up as a failed measurement.
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
@@ -145,7 +145,7 @@ fn told(what: &str) {
     eprintln!("bench: {what}");
 }
 
-/// Every server running, and the direct way.
+/// All running servers and the direct connection.
 fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
     let mut runners = Vec::new();
     if plan.with_direct {
@@ -182,7 +182,7 @@ fn client_config() -> io::Result<Arc<ClientConfig>> {
 const SMALL_BODY: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":1024,"messages":[{"role":"user","content":"Say hello."}]}"#;
 const STREAM_BODY: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":1024,"stream":true,"messages":[{"role":"user","content":"Say hello."}]}"#;
 
-/// A request as a client of the API sends it, and what the stub is to answer.
+/// A request as an API client sends it, with the answer that the stub is to give.
 fn request(answer: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
@@ -193,7 +193,7 @@ fn request(answer: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// A request with a conversation of about this many bytes.
+/// A request whose conversation has about this many bytes.
 fn large_request(bytes: usize) -> Vec<u8> {
     let line = "The quick brown fox jumps over the lazy dog, and says \\\"so\\\".\\n";
     let content = line.repeat(bytes / line.len());
@@ -205,12 +205,12 @@ fn large_request(bytes: usize) -> Vec<u8> {
     )
 }
 
-/// The order of a round: it moves on, so that nobody is always first.
+/// The order of a round, rotated so that no program is always first.
 fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |index| (index + round) % count)
 }
 
-/// Each runner's share of the nginx (or else the first) figure.
+/// Each runner's figure relative to that of nginx, or else to the first one.
 fn ratios(values: &[f64], names: &[&str]) -> Vec<String> {
     let anchor = names.iter().position(|name| *name == "nginx").unwrap_or(0);
     values.iter().map(|value| number(value / values[anchor])).collect()
@@ -220,12 +220,12 @@ fn names(runners: &[Runner]) -> Vec<&str> {
     runners.iter().map(|runner| runner.name.as_str()).collect()
 }
 
-/// What one program's turns have brought.
+/// The results of one program's turns.
 struct Turns<T> {
     results: Vec<T>,
-    /// The share of a core that neighbours took, turn by turn.
+    /// The share of a core that other programs used, turn by turn.
     neighbours: Vec<f64>,
-    /// Cores that the load and the stub took, turn by turn.
+    /// Cores that the load generator and the stub used, turn by turn.
     own: Vec<f64>,
 }
 
@@ -234,14 +234,14 @@ impl<T> Turns<T> {
         Turns { results: Vec::new(), neighbours: Vec::new(), own: Vec::new() }
     }
 
-    /// The program's name, with a mark if neighbours were too busy.
+    /// The program's name, with a mark if other programs used too much of the machine.
     fn named(&self, name: &str) -> String {
         let is_disturbed = median(self.neighbours.iter().copied()) > NEIGHBOURS;
         format!("{name}{}", if is_disturbed { " *" } else { "" })
     }
 }
 
-/// One measurement, and who else used the machine meanwhile.
+/// One measurement, together with the use of the machine by other programs meanwhile.
 fn observed<T>(
     turns: &mut Turns<T>,
     cpu: impl Fn() -> Duration,
@@ -260,7 +260,7 @@ fn observed<T>(
     Ok(())
 }
 
-/// All rounds of a load on all runners, in turns.
+/// All rounds of a load on all runners in turns.
 fn rounds<T>(
     plan: &Plan,
     runners: &[Runner],
@@ -448,7 +448,7 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
     Ok(text)
 }
 
-/// Streams that all begin in one instant, on a process that has served one request before.
+/// Streams that all begin at the same moment, on a process that has served one request before.
 fn bursts(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
     let mut table =
         Table::new(&["streams", "through", "first byte ms", "99 % ms", "event 99 % ms"]);
@@ -511,7 +511,7 @@ fn start_up(plan: &Plan, stub: Stub) -> io::Result<String> {
     Ok(format!("### Start-up\n\n{}\n", table.finish()))
 }
 
-/// Memory of servers that have done nothing else.
+/// Memory of freshly started servers.
 fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
     let mut table = Table::new(&[
         "",
@@ -528,7 +528,7 @@ fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
                 .map_err(|error| io::Error::other(format!("{name}: {error}")))
         };
         let server = fresh()?;
-        // What start-up leaves behind is given back.
+        // Gives the server time to release what start-up needed.
         std::thread::sleep(Duration::from_secs(2));
         let idle = server.tree().resident();
         let small = Load {
@@ -569,7 +569,7 @@ fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
     Ok(format!("### Resident memory\n\n{}\n", table.finish()))
 }
 
-/// By how much one request makes the most that was resident grow.
+/// How much one request raises the peak of resident memory.
 fn peak_added(server: &Server, request: Vec<u8>) -> io::Result<u64> {
     let tree = server.tree();
     tree.forget_peak();

@@ -1,5 +1,5 @@
-//! What is measured: nginx, shunt (an async Rust proxy), the npm package, and maxpool, each with
-//! its configuration in a directory of its own.
+//! The measured servers: nginx, shunt (an async Rust proxy), the npm package and maxpool, each with
+//! its configuration in its own directory.
 
 use std::fs;
 use std::io;
@@ -15,11 +15,10 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use super::load::{self, Destination, Load};
 use super::process::Tree;
 
-/// A server that does not answer by then has failed.
+/// A server that has not answered by then has failed.
 const START_LIMIT: Duration = Duration::from_secs(20);
-/// Time to end by itself.
+/// How long a server may take to exit by itself.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// The proxy's key.
 pub const KEY: &str = "mp-bench-key-0123456789abcdefghij";
 
 /// A program to measure.
@@ -30,11 +29,11 @@ pub enum Program {
     Shunt(PathBuf),
     /// The npm package's command.
     Node(PathBuf),
-    /// Ours.
+    /// The maxpool program.
     Maxpool(PathBuf),
 }
 
-/// Where the stub is, as the servers are told.
+/// The address of the stub, as configured in the servers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Upstream {
     Plain(SocketAddr),
@@ -50,12 +49,12 @@ impl Upstream {
     }
 }
 
-/// A running server; ended, with everything that it has started, when dropped.
+/// A running server; dropping it kills the server and all its children.
 pub struct Server {
     child: Child,
     directory: PathBuf,
     pub address: SocketAddr,
-    /// From its start to its first answer.
+    /// Time from its start to its first answer.
     pub start_up: Duration,
 }
 
@@ -68,7 +67,7 @@ impl Server {
         fs::create_dir_all(&directory)?;
         let authority = directory.join("ca.pem");
         fs::write(&authority, include_bytes!("../data/ca.pem"))?;
-        // Freed at once, and taken again by the server: nobody else asks for ports here.
+        // Freed at once for the server; nothing else takes ports here meanwhile.
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut command = match program {
             Program::Nginx(path) => nginx(path, &directory, port, upstream)?,
@@ -150,15 +149,16 @@ impl Drop for Server {
         while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < END_LIMIT {
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Its group is its own: whatever it has left behind ends too.
+        // The server has its own process group, so this also kills any children that it left
+        // behind.
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// The configuration that the npm package and ours both read: two accounts, no network but the
-/// stub, no limits in the way.
+/// The configuration that both the npm package and maxpool read: two accounts, no network but the
+/// stub, and no limits that interfere.
 fn pool(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Result<Command> {
     let config = serde_json::json!({
         "proxy": {"host": "127.0.0.1", "port": port, "apiKey": KEY},
@@ -180,9 +180,9 @@ fn pool(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Res
     Ok(command)
 }
 
-/// shunt with two accounts and nothing on that calls home. It refuses an upstream that is spelled
-/// as loopback; the unspecified address leads there too. The stub's certificate is not for it: it
-/// takes part without TLS only.
+/// shunt with two accounts and without any outgoing telemetry. It refuses a loopback upstream, so
+/// the unspecified address is used, which leads to the same place. It does not accept the stub's
+/// certificate and is therefore only measured without TLS.
 fn shunt(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Result<Command> {
     let Upstream::Plain(address) = upstream else {
         return Err(io::Error::other("it does not trust the stub's certificate"));
@@ -218,14 +218,14 @@ upstream_url = \"http://0.0.0.0:{}\"
     Ok(command)
 }
 
-/// nginx as it forwards fastest without holding anything back.
+/// nginx in its fastest configuration that buffers nothing.
 fn nginx(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Result<Command> {
     let (scheme, server) = match upstream {
         Upstream::Plain(address) => ("http", address),
         Upstream::Tls(address) => ("https", address),
     };
     let here = directory.display();
-    // Workers of root would lose the right to their temporary files.
+    // Workers of a root process would lose access to their temporary files.
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let config = format!(
         "daemon off; {user} worker_processes auto; pid {here}/pid; error_log {here}/stderr crit;

@@ -1,4 +1,4 @@
-//! Event streams, many at once: when the first byte came, and how long each event was on its way.
+//! Many concurrent event streams: the time to the first byte, and the delay of each event.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,24 +12,23 @@ use super::load::Destination;
 use super::stub::{Clock, STAMP, STAMP_DIGITS};
 use super::wire::{Incoming, Kind};
 
-/// What to ask for.
+/// The streams to request.
 #[derive(Clone, Copy)]
 pub struct Streams {
     pub count: usize,
     pub events: usize,
     pub pace: Duration,
-    /// All requests in one instant, as a burst, instead of one after the other within the first
-    /// `pace`.
+    /// Sends all requests at once, as a burst, instead of spreading them over the first `pace`.
     pub is_burst: bool,
 }
 
-/// What came; all times in nanoseconds and sorted.
+/// The results; all times are in nanoseconds and sorted.
 pub struct Seen {
-    /// From the request to the first byte of the first event.
+    /// Time from the request to the first byte of the first event.
     pub first: Vec<u64>,
-    /// From the stub's sending of each event to our reading of it.
+    /// Time from sending each event in the stub to reading it here.
     pub delays: Vec<u64>,
-    /// Processor time of the program that was measured.
+    /// Processor time of the measured program.
     pub cpu: Duration,
 }
 
@@ -48,9 +47,9 @@ struct Client {
     events: usize,
 }
 
-/// Runs the streams, on connections that are there before the first request. Each begins a little
-/// after the one before it, so that events are spread evenly, unless they are a burst. `halfway` is
-/// called once, in the middle.
+/// Runs the streams on connections that were opened beforehand. Unless they are a burst, each
+/// begins a little after the previous one, so that events are spread evenly. `halfway` is called
+/// once, in the middle.
 pub fn run(
     to: &Destination,
     streams: Streams,
@@ -143,7 +142,7 @@ pub fn run(
 }
 
 impl Client {
-    /// Reads what is there; true at the end of the stream.
+    /// Reads what is available; true at the end of the stream.
     fn advance(
         &mut self,
         clock: Clock,
@@ -179,7 +178,7 @@ impl Client {
     }
 }
 
-/// Takes every complete event's moment out of the text, and counts them.
+/// Removes the time stamps of all complete events from the text and counts them.
 fn take_stamps(text: &mut Vec<u8>, now: u64, delays: &mut Vec<u64>) -> usize {
     let (mut count, mut at) = (0, 0);
     while let Some(found) = text[at..].windows(STAMP.len()).position(|window| window == STAMP) {

@@ -1,9 +1,9 @@
-//! The upstream of every measurement: one thread, one epoll, answers that are as cheap as they can
-//! be.
+//! The upstream of every measurement: one thread, one epoll instance, and answers that cost as
+//! little as possible.
 //!
-//! What it answers stands in the request's `accept` header, which every proxy passes on: `json`
-//! (the default), `sse EVENTS PACE_US`, or `bytes COUNT`. Each event of a stream carries the moment
-//! at which it was sent.
+//! The request's `accept` header, which every proxy forwards, selects the answer: `json` (the
+//! default), `sse EVENTS PACE_US`, or `bytes COUNT`. Each event of a stream contains the time at
+//! which it was sent.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -25,19 +25,19 @@ use rustls::{Connection, ServerConfig, ServerConnection};
 use super::link::{Link, More, Read};
 use super::wire::{self, Incoming, Kind};
 
-/// A small answer of the API.
+/// A small API answer.
 const JSON: &[u8] = br#"{"id":"msg_01","type":"message","role":"assistant","model":"claude-sonnet-4-5","content":[{"type":"text","text":"Hello."}],"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":12,"output_tokens":5,"cache_read_input_tokens":0,"cache_creation_input_tokens":0}}"#;
 /// The first event of a stream.
 const START: &[u8] = b"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_01\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"claude-sonnet-4-5\",\"content\":[],\"stop_reason\":null,\"usage\":{\"input_tokens\":12,\"output_tokens\":1}}}\n\n";
-/// The last one.
+/// The last event of a stream.
 const STOP: &[u8] = b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n";
-/// What stands before the moment in an event.
+/// Marks the time stamp in an event.
 pub const STAMP: &[u8] = b"@@";
-/// Digits of that moment: nanoseconds since [`Clock`]'s start.
+/// Digits of the time stamp: nanoseconds since [`Clock`]'s start.
 pub const STAMP_DIGITS: usize = 16;
-/// Size of one event of a stream.
+/// Bytes of each event of a stream.
 const EVENT_BYTES: usize = 200;
-/// Bytes of a large answer that wait at once.
+/// The most bytes of a large answer that are buffered at once.
 const BLOCK_BYTES: usize = 256 * 1024;
 
 /// A clock that the stub and the clients share.
@@ -49,13 +49,12 @@ impl Clock {
         Clock(Instant::now())
     }
 
-    /// Nanoseconds since the start.
     pub fn now(self) -> u64 {
         u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-/// Where the stub listens; it lives as long as the process.
+/// The addresses of the stub, which runs until the process ends.
 #[derive(Clone, Copy)]
 pub struct Stub {
     pub plain: SocketAddr,
@@ -84,7 +83,7 @@ impl Stub {
 struct Peer {
     link: Link,
     incoming: Incoming,
-    /// Tells a new connection in an old place from the one before.
+    /// Tells a new connection from an earlier one in the same slot.
     generation: u64,
     watches_room: bool,
     answer: Answer,
@@ -167,7 +166,7 @@ impl Loop {
                         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
                     }
                     listener @ LISTENERS.. => {
-                        // A full table of descriptors is told by the measurement that fails.
+                        // If descriptors run out, the measurement that fails will report it.
                         let _ = self.accept(usize::try_from(listener - LISTENERS).unwrap_or(0));
                     }
                     index => self.serve(usize::try_from(index).unwrap_or(0)),
@@ -213,7 +212,7 @@ impl Loop {
         }
     }
 
-    /// False at the connection's end.
+    /// False at the end of the connection.
     fn advance(&mut self, index: usize, peer: &mut Peer) -> io::Result<bool> {
         peer.link.flush()?;
         loop {
@@ -232,8 +231,8 @@ impl Loop {
                 }
             }
         }
-        // Behind all that may flush: what is left either goes now or waits for room that is
-        // watched.
+        // After everything that may flush: the rest is either sent now or waits until the socket is
+        // writable.
         send_blocks(peer)?;
         self.watch(index, peer)?;
         Ok(true)
@@ -283,7 +282,7 @@ impl Loop {
         Ok(())
     }
 
-    /// Sends the events whose time has come, and sets the timer for the next one.
+    /// Sends the events that are due, and sets the timer for the next one.
     fn send_due(&mut self) -> io::Result<()> {
         while let Some(Reverse((at, index, generation))) = self.due.peek().copied() {
             let now = self.clock.now();
@@ -347,7 +346,7 @@ fn send_chunk(link: &mut Link, bytes: &[u8]) -> io::Result<()> {
     link.send(&chunk)
 }
 
-/// Sends a large answer as far as there is room.
+/// Sends a large answer until the socket accepts no more.
 fn send_blocks(peer: &mut Peer) -> io::Result<()> {
     static BLOCK: [u8; BLOCK_BYTES] = [b'x'; BLOCK_BYTES];
     while let Answer::Bytes { left } = peer.answer

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A table that grows by rows.
+/// A table that is built row by row.
 pub struct Table {
     text: String,
 }
@@ -26,7 +26,7 @@ impl Table {
     }
 }
 
-/// The value at this share of a sorted list.
+/// The value at this quantile of a sorted list.
 pub fn at_share(sorted: &[u64], share: f64) -> f64 {
     let last = sorted.len().saturating_sub(1);
     let index = (last as f64 * share).round() as usize;
@@ -44,7 +44,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
-/// Three digits that matter.
+/// Three significant digits.
 pub fn number(value: f64) -> String {
     match value {
         _ if value.is_nan() => "–".to_owned(),

@@ -1,16 +1,16 @@
-//! HTTP/1.1 as far as this program needs it: heads, lengths and chunks, read piece by piece.
+//! As much HTTP/1.1 as this program needs: heads, lengths and chunks, parsed incrementally.
 
 use std::fmt;
 
-/// A head longer than this is a mistake.
+/// A longer head is an error.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// One message that is being read.
+/// One message that is being parsed.
 #[derive(Default)]
 pub struct Incoming {
     head: Vec<u8>,
     state: State,
-    /// Bytes of its body so far.
+    /// Body bytes so far.
     pub body_bytes: usize,
 }
 
@@ -18,31 +18,31 @@ pub struct Incoming {
 enum State {
     #[default]
     Head,
-    /// Bytes that are still to come.
+    /// Bytes that are still missing.
     Length(usize),
-    /// The line with a chunk's size; the size so far.
+    /// A chunk's size line; the size so far.
     Size(usize),
     /// The rest of that line.
     SizeLine(usize),
-    /// A chunk's bytes that are still to come.
+    /// Bytes of a chunk that are still missing.
     Chunk(usize),
-    /// What stands between a chunk and the next line: so many bytes.
+    /// Bytes still missing between a chunk and the next size line.
     ChunkEnd(usize),
-    /// The end of the last chunk: line feeds seen without anything between them.
+    /// The trailer section; consecutive line feeds so far.
     Trailer(usize),
-    /// Everything up to the end of the connection.
+    /// Everything until the end of the connection.
     ToEnd,
     Whole,
 }
 
-/// Whose message it is.
+/// Whether the message is a request or a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Request,
     Response,
 }
 
-/// The message is not what it should be.
+/// The message is malformed.
 #[derive(Debug)]
 pub struct Malformed(&'static str);
 
@@ -55,31 +55,30 @@ impl fmt::Display for Malformed {
 impl std::error::Error for Malformed {}
 
 impl Incoming {
-    /// Ready for the next message of the connection.
+    /// Prepares for the next message on the connection.
     pub fn clear(&mut self) {
         self.head.clear();
         self.state = State::Head;
         self.body_bytes = 0;
     }
 
-    /// The head's bytes, once it is complete.
+    /// The head's bytes once it is complete.
     pub fn head(&self) -> &[u8] {
         &self.head
     }
 
-    /// The status of a response.
     pub fn status(&self) -> u16 {
         let digits = self.head.get(9..12).unwrap_or_default();
         std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
-    /// Whether nothing but the end of the connection ends the body.
+    /// Whether only the end of the connection ends the body.
     pub fn is_to_end(&self) -> bool {
         self.state == State::ToEnd
     }
 
-    /// Takes bytes, hands those of the body on, and tells whether the message is whole. What
-    /// follows a whole message is an error: nobody here sends two at once.
+    /// Consumes bytes, passes those of the body on, and returns whether the message is complete.
+    /// Bytes after a complete message are an error, since nothing here pipelines.
     pub fn feed(
         &mut self,
         kind: Kind,
@@ -182,7 +181,7 @@ impl Incoming {
     }
 }
 
-/// The value of the first header of that name.
+/// The value of the first header with that name.
 pub fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
     head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
         let (own, value) = line.split_at_checked(name.len())?;

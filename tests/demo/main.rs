@@ -1,5 +1,4 @@
-//! `make demo`: the server at its main job, on this machine alone, with no credential and no
-//! network.
+//! `make demo`: shows failover on this machine alone, without credentials or network access.
 
 #![allow(
     dead_code,

@@ -1,4 +1,4 @@
-//! The demonstration: three pretend accounts, one of which reaches its limit, and a client that
+//! The demonstration: three simulated accounts, one of which reaches its limit, and a client that
 //! does not notice.
 
 use std::io::Write;
@@ -10,7 +10,7 @@ use crate::upstream::{Answer, Limits, Message, Upstream, failures};
 const NAMES: [&str; 3] = ["work", "home", "spare"];
 const WORDS: &str = "Every request went to the account that could best afford it.";
 
-/// Plays it, telling what happens; fails if the client notices anything.
+/// Runs the demonstration and describes each step; fails if the client notices anything.
 pub fn play(out: &mut impl Write) -> std::io::Result<()> {
     let upstream = Upstream::start();
     for name in NAMES {
@@ -62,7 +62,7 @@ pub fn play(out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "\nThe server has ended with exit code {}.", code.unwrap_or(-1))
 }
 
-/// Sends requests, and says who served each and how long it took.
+/// Sends requests, and prints which account served each and how long it took.
 fn requests(
     out: &mut impl Write,
     upstream: &Upstream,
@@ -91,9 +91,9 @@ fn requests(
     Ok(())
 }
 
-/// Shows the lines that the server has written since the last time.
+/// Prints the lines that the server has logged since the last call.
 fn show_log(out: &mut impl Write, proxy: &Proxy, shown: &mut usize) -> std::io::Result<()> {
-    // The line of the last request may be a moment behind its answer.
+    // The log line of the last request may appear shortly after its answer.
     std::thread::sleep(Duration::from_millis(150));
     let log = proxy.log();
     for line in log.iter().skip(*shown) {

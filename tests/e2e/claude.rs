@@ -9,12 +9,11 @@ use crate::stage::{Stage, curable_failures, tool_result, tool_round_trip, tool_u
 use crate::upstream::message::error_event;
 use crate::upstream::{Answer, Limits, Message, Request, Step, Upstream, failures};
 
-/// Two accounts of which the first is preferred.
+/// Two accounts, of which the first is preferred.
 fn two_accounts(home: Home) -> Home {
     home.account(oauth("a")).account(oauth("b")).priority(1, 1)
 }
 
-/// Two equal accounts.
 fn equal_accounts(home: Home) -> Home {
     home.account(oauth("a")).account(oauth("b"))
 }
@@ -189,8 +188,7 @@ fn claudes_agent_is_a_session_of_its_own() {
         by(&own),
         by(&agents)
     ));
-    // Newer versions wait for their agents in the background, so what is printed in the end
-    // differs.
+    // Newer versions wait for their agents in the background, so the final output differs.
     assert!(own.len() >= 2 && !agents.is_empty(), "{:?}", stage.requests());
     assert!(by(&own).iter().all(|credential| *credential == by(&own)[0]), "{:?}", by(&own));
     assert_ne!(by(&own)[0], by(&agents)[0], "the agent takes the account that is less used");
@@ -317,7 +315,6 @@ fn claude_gets_over_a_stream_that_breaks() {
     }
 }
 
-/// One chunk of a chunked body.
 fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }

@@ -8,16 +8,16 @@ use crate::sdk::{SDKS, Sdk};
 use crate::stage::{PATIENCE, Stage, limited_for};
 use crate::upstream::Upstream;
 
-/// How long the accounts are limited in the cases that everybody runs.
+/// How long the accounts are limited in the short cases.
 const HOLD: u64 = 30;
-/// … and in those that outlast the limits of Claude Code's own.
+/// How long in the cases that exceed Claude Code's own time limits.
 const LONG_HOLD: u64 = 720;
 
 fn two_accounts(home: Home) -> Home {
     home.account(oauth("a")).account(oauth("b"))
 }
 
-/// The lines of the program's log that tell of requests.
+/// The lines of the program's log about requests.
 fn told(stage: &Stage) -> Vec<String> {
     stage
         .proxy
@@ -56,7 +56,7 @@ fn claude_is_held_for_half_a_minute() {
 
 #[test]
 fn sdks_are_held_for_half_a_minute() {
-    // All at once, so that this takes half a minute and not two.
+    // All at once, which takes half a minute instead of two.
     let stage = Stage::new(
         "sdks_are_held_for_half_a_minute",
         Upstream::with(limited_for(HOLD)),

@@ -1,8 +1,8 @@
-//! `make e2e`: Claude Code and Anthropic's SDKs, as people run them, through the program before the
-//! scripted upstream.
+//! `make e2e`: Claude Code and Anthropic's SDKs, run as people run them, through the program with
+//! the scripted upstream behind it.
 //!
-//! Every test refuses to run where there is any network but loopback, so that no client can talk to
-//! anybody else. What a case has seen, with its times, is printed as a line.
+//! Every test refuses to run where a network other than loopback is available, so that no client
+//! can contact anything else. Each case prints what it observed, with times.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,4 @@
-//! Other people's programs: where they are, what they get of the environment, and how they are run
-//! to their end.
+//! External programs: where they are, what environment they get, and how they are run.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,40 +6,37 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
-/// What a client that has ended left behind.
+/// The result of a client that has ended.
 #[derive(Debug)]
 pub struct Ran {
-    /// Its exit code; `None`: a signal, ours when it took too long.
+    /// Its exit code; `None` after a signal, such as ours when it took too long.
     pub code: Option<i32>,
-    /// What it printed.
     pub stdout: String,
-    /// What it complained about.
     pub stderr: String,
-    /// How long it ran.
     pub took: Duration,
 }
 
-/// A client that runs.
+/// A running client.
 pub struct Running {
     child: Child,
     start: Instant,
     outputs: [mpsc::Receiver<String>; 2],
 }
 
-/// `claude` on the path, or what `$CLAUDE` names.
+/// `claude` from `PATH`, or the program named by `$CLAUDE`.
 pub fn claude() -> PathBuf {
     find("CLAUDE", "claude").unwrap_or_else(|| {
         panic!("no `claude` on the path and no $CLAUDE: npm install @anthropic-ai/claude-code")
     })
 }
 
-/// `node`, once it has shown that it finds the SDK.
+/// `node`, after checking that it finds the SDK.
 pub fn node() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(find_node)
 }
 
-/// `python3`, once it has shown that it finds the SDK.
+/// `python3`, after checking that it finds the SDK.
 pub fn python() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(find_python)
@@ -62,8 +58,8 @@ fn find_python() -> PathBuf {
     python
 }
 
-/// A client's command with nothing of the caller's environment but where programs and their
-/// libraries are.
+/// A client's command; of the caller's environment it gets only the paths of programs and
+/// libraries.
 pub fn command(program: &Path, home: &Path) -> Command {
     refuse_network();
     let mut command = Command::new(program);
@@ -77,7 +73,6 @@ pub fn command(program: &Path, home: &Path) -> Command {
     command
 }
 
-/// Starts a client.
 pub fn start(mut command: Command) -> Running {
     use std::os::unix::process::CommandExt as _;
     let start = Instant::now();
@@ -99,7 +94,7 @@ pub fn start(mut command: Command) -> Running {
 }
 
 impl Running {
-    /// Waits for its end; ends it after `bound`.
+    /// Waits for the client to end, and kills it after `bound`.
     pub fn finish(mut self, bound: Duration) -> Ran {
         let deadline = self.start + bound;
         let code = loop {
@@ -113,22 +108,21 @@ impl Running {
         };
         let took = self.start.elapsed();
         self.kill();
-        // The pipes may be held open by a grandchild that left the group; what it says then is
-        // lost.
+        // A grandchild outside the process group may keep the pipes open; its output is then lost.
         let text = |receiver: &mpsc::Receiver<String>| {
             receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default()
         };
         Ran { code, stdout: text(&self.outputs[0]), stderr: text(&self.outputs[1]), took }
     }
 
-    /// Asks it to end.
+    /// Sends it SIGTERM.
     pub fn terminate(&self) {
         let group = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process_group(group, rustix::process::Signal::TERM)
             .expect("signal the client");
     }
 
-    /// Ends it with everything it has started.
+    /// Kills it and all its children.
     fn kill(&mut self) {
         let group = rustix::process::Pid::from_child(&self.child);
         let _killed = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
@@ -144,7 +138,7 @@ impl Drop for Running {
     }
 }
 
-/// A client must not be able to reach anybody.
+/// Panics if a client could reach the network.
 fn refuse_network() {
     let devices =
         std::fs::read_to_string("/proc/net/dev").expect("read the list of network devices");

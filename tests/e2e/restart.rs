@@ -1,4 +1,4 @@
-//! Clients that do not notice a restart (SPEC R2).
+//! Clients do not notice a restart (SPEC R2).
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn two_accounts(home: Home) -> Home {
     home.account(oauth("a")).account(oauth("b"))
 }
 
-/// Asks for a restart, and waits until the new worker serves.
+/// Triggers a restart and waits until the new worker serves.
 fn restart(stage: &Stage) {
     let lines = stage.proxy.log().len();
     stage.proxy.signal(Signal::USR2);

@@ -1,4 +1,4 @@
-//! The Python and the JavaScript SDK through the program: answers, failover, errors, retries.
+//! The Python and JavaScript SDKs through the program: answers, failover, errors, retries.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,17 +17,16 @@ pub enum Sdk {
     JavaScript,
 }
 
-/// Both of them.
 pub const SDKS: [Sdk; 2] = [Sdk::Python, Sdk::JavaScript];
 
 impl Sdk {
-    /// Runs one action of `client.py` or `client.cjs` with the client's options, and gives what it
-    /// saw.
+    /// Runs one action of `client.py` or `client.cjs` with these client options, and returns its
+    /// report.
     pub fn run(self, stage: &Stage, action: &str, options: &Value) -> Value {
         self.start(stage, action, options).seen(PATIENCE)
     }
 
-    /// The same without waiting for its end.
+    /// The same without waiting for the result.
     pub fn start(self, stage: &Stage, action: &str, options: &Value) -> Calling {
         let (program, script) = match self {
             Sdk::Python => (programs::python(), "client.py"),
@@ -43,11 +42,11 @@ impl Sdk {
     }
 }
 
-/// A call that an SDK makes.
+/// A call in progress.
 pub struct Calling(programs::Running);
 
 impl Calling {
-    /// What it saw, when it is over.
+    /// The client's report, once the call is over.
     pub fn seen(self, bound: Duration) -> Value {
         let ran = self.0.finish(bound);
         serde_json::from_str(&ran.stdout)
@@ -142,7 +141,7 @@ fn sdks_get_our_errors_in_their_own_classes() {
             assert!((7000..=7202).contains(&wait.unwrap_or(0)), "{error}");
             assert_eq!(error["should_retry"], "false", "{error}");
         }
-        // Which class a status from 500 on has differs from version to version.
+        // The class of a status of 500 or more differs between SDK versions.
         let stage =
             Stage::new("sdks_get_our_errors", Upstream::with(|_| failures::overloaded()), no_wait);
         error_of(&stage, sdk, "plain", "", 529, "overloaded_error");
@@ -183,7 +182,7 @@ fn error_of(stage: &Stage, sdk: Sdk, action: &str, class: &str, status: u16, kin
 #[test]
 fn sdks_come_back_when_we_say_so_and_only_then() {
     for sdk in SDKS {
-        // Out for two seconds and not held: two seconds are worth a wait.
+        // Unavailable for two seconds and not held: the client should wait that long.
         let no_queue = |home: Home| home.accounts(&["a"]).set("queue.enabled", json!(false));
         let stage = Stage::new("sdks_come_back", Upstream::with(limited_for(2)), no_queue);
         let seen = sdk.run(&stage, "plain", &json!({"max_retries": 2}));
@@ -191,7 +190,7 @@ fn sdks_come_back_when_we_say_so_and_only_then() {
         assert_eq!(seen["text"], "Hello from upstream.");
         assert!((1.0..10.0).contains(&seen["took_s"].as_f64().unwrap()), "{seen}");
 
-        // Out for two hours: said once, without a wait of the client's.
+        // Unavailable for two hours: reported once, without a wait in the client.
         let stage = Stage::new("sdks_come_back", Upstream::with(limited_for(7200)), no_queue);
         let seen = sdk.run(&stage, "plain", &json!({"max_retries": 2}));
         stage.seen(&format!("{sdk:?}, out for 2 h: {seen}"));

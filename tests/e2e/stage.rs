@@ -1,5 +1,5 @@
-//! What every case needs: the scripted upstream, the program before it, and clients that are
-//! pointed at the program.
+//! The setup of every case: the scripted upstream, the program in front of it, and clients that use
+//! the program.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,23 +11,21 @@ use crate::programs::{self, Ran};
 use crate::upstream::message::event;
 use crate::upstream::{Answer, Request, Upstream, failures};
 
-/// The program with its upstream, and a home for clients.
+/// The program with its upstream, and a home directory for clients.
 pub struct Stage {
-    /// The stand-in for the API.
     pub upstream: Upstream,
-    /// The program.
     pub proxy: Proxy,
-    /// What clients have instead of the user's home.
+    /// The clients' home directory, instead of the user's.
     pub client_home: PathBuf,
     home: Home,
     start: Instant,
     name: &'static str,
 }
 
-/// No client needs longer, unless a case says so.
+/// No client takes longer, unless a case says so.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What keeps Claude Code to the one thing that it is asked for.
+/// Keeps Claude Code from any request besides the one it is asked for.
 const QUIET: [(&str, &str); 4] = [
     ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
     ("DISABLE_TELEMETRY", "1"),
@@ -35,11 +33,11 @@ const QUIET: [(&str, &str); 4] = [
     ("DISABLE_AUTOUPDATER", "1"),
 ];
 
-/// Without `requireKey` the program takes any.
+/// Without `requireKey`, the program accepts any token.
 const TOKEN: &str = "any-token-will-do";
 
 impl Stage {
-    /// Sets up: `prepare` gets a configuration that knows the upstream and no account yet.
+    /// Sets up a case; `prepare` gets a configuration with the upstream and no accounts yet.
     pub fn new(
         name: &'static str,
         upstream: Upstream,
@@ -52,12 +50,12 @@ impl Stage {
         Stage { upstream, proxy, client_home, home, start: Instant::now(), name }
     }
 
-    /// Where clients find the program.
+    /// The program's URL for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.proxy.address())
     }
 
-    /// Claude Code, told where the API is and to keep to it.
+    /// Claude Code, pointed at the program and kept from other requests.
     pub fn claude(&self, arguments: &[&str]) -> Command {
         let mut command = programs::command(&programs::claude(), &self.client_home);
         command
@@ -105,7 +103,7 @@ impl Stage {
         lines.collect()
     }
 
-    /// A copy of the configuration that names the port which the program was given.
+    /// A copy of the configuration with the port that the program was given.
     fn own_port(&self) -> PathBuf {
         let mut config = self.home.read();
         config["proxy"]["port"] = json!(self.proxy.address().port());
@@ -114,19 +112,19 @@ impl Stage {
         path
     }
 
-    /// The credentials with which a message was asked for, in order.
+    /// The credentials that messages were requested with, in order.
     pub fn asked(&self) -> Vec<String> {
         let requests = self.upstream.requests();
         let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
         messages.map(|request| request.credential().to_owned()).collect()
     }
 
-    /// Prints one line of what a case has seen.
+    /// Prints one observation of a case.
     pub fn seen(&self, text: &str) {
         println!("  {}: {text}", self.name);
     }
 
-    /// Each request at the upstream in one line.
+    /// Each request that reached the upstream, one line each.
     pub fn requests(&self) -> Vec<String> {
         let describe = |request: &Request| {
             format!("{} {} with {}", request.method, request.target, request.credential())
@@ -172,7 +170,7 @@ impl Stage {
     }
 }
 
-/// Failures of one account that another cures, each in a word.
+/// Failures of one account that another account can make up for, each with a short name.
 pub fn curable_failures() -> Vec<(&'static str, Answer)> {
     vec![
         ("429 quota", failures::quota("five_hour", Duration::from_secs(7200))),
@@ -186,8 +184,8 @@ pub fn curable_failures() -> Vec<(&'static str, Answer)> {
     ]
 }
 
-/// Answers every message with a quota 429 until this many seconds from the first request on, then
-/// like a healthy API.
+/// Answers every message with a quota 429 for this many seconds after the first request, then like
+/// a healthy API.
 pub fn limited_for(seconds: u64) -> impl Fn(&Request) -> Answer + Send + Sync {
     let end = OnceLock::new();
     move |request| {
@@ -200,7 +198,7 @@ pub fn limited_for(seconds: u64) -> impl Fn(&Request) -> Answer + Send + Sync {
     }
 }
 
-/// Asks for this tool, and repeats what the tool said once that is among the messages.
+/// Calls this tool, and once its result is among the messages, repeats the result.
 pub fn tool_round_trip(request: &Request, tool: &str, input: &Value) -> Answer {
     match tool_result(request) {
         Some(result) => Answer::message(&format!("The tool said: {result}")),
@@ -208,7 +206,7 @@ pub fn tool_round_trip(request: &Request, tool: &str, input: &Value) -> Answer {
     }
 }
 
-/// A streamed call of a tool, its input in two parts as the API sends it.
+/// A streamed tool call with its input in two parts, as the API sends it.
 pub fn tool_use(tool: &str, input: &Value) -> Answer {
     let message = json!({"id": "msg_01Tool", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5-20250929",
         "content": [], "stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 20, "output_tokens": 1}});

@@ -1,8 +1,7 @@
-//! The table: what is sent on a fresh connection, and what a strict server makes of it.
+//! The table of cases: the bytes sent on a new connection, and how a strict server reads them.
 //!
-//! A row with several verdicts is one where RFC 9112 and SPEC P2 leave a choice; the first is the
-//! one to prefer. `Host` is always `localhost`, and no target is one that the program answers
-//! itself.
+//! A row with several verdicts is one where RFC 9112 and SPEC P2 leave a choice; the preferred one
+//! is first. `Host` is always `localhost`, and no target is one that the program answers itself.
 
 mod bodies;
 
@@ -11,27 +10,28 @@ use super::{Seen, served};
 /// One case.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What is odd about it.
+    /// What is unusual about it.
     pub name: &'static str,
-    /// Where it is decided: a section of RFC 9112 (alone a number), of RFC 9110, or a rule of SPEC.
+    /// The source of the verdict: a section of RFC 9112 (a bare number) or RFC 9110, or a SPEC
+    /// rule.
     pub rule: &'static str,
     /// What the client sends before it falls silent.
     pub bytes: Vec<u8>,
-    /// Every right reading, the preferred one first.
+    /// All correct readings, the preferred one first.
     pub verdicts: Vec<Vec<Seen>>,
 }
 
-/// The verdict on a request whose method, target and body are given by its section.
+/// The verdict on a request whose method, target and body follow from its section.
 enum Right {
     /// Served, and the connection stays open.
     Ok,
-    /// Refused with one of these.
+    /// Refused with one of these statuses.
     No(&'static [u16]),
-    /// Served, or refused with one of these.
+    /// Served, or refused with one of these statuses.
     Choice(&'static [u16]),
-    /// Not complete.
+    /// Incomplete.
     Waits,
-    /// Served, and then closed.
+    /// Served, then the connection is closed.
     Last,
 }
 use Right::{Choice, Last, No, Ok, Waits};
@@ -85,7 +85,7 @@ fn row(
     Row { name, rule, bytes: bytes.into(), verdicts }
 }
 
-/// A row with verdicts of its own.
+/// A row with explicit verdicts.
 fn special(
     name: &'static str,
     rule: &'static str,
@@ -103,7 +103,7 @@ fn post(body: &[u8]) -> Seen {
     served("POST", "/v1/messages", body)
 }
 
-/// The first line of a request that is right in all else.
+/// Request lines of otherwise correct requests.
 #[rustfmt::skip] // one row a line
 fn request_lines() -> Vec<Row> {
     let rows: Vec<(&str, &str, &[u8], Right, &str)> = vec![
@@ -143,7 +143,7 @@ fn request_lines() -> Vec<Row> {
     }).collect()
 }
 
-/// What stands where the version should.
+/// Words in the place of the version.
 #[rustfmt::skip] // one row a line
 fn versions() -> Vec<Row> {
     const OTHER: Right = No(&[505]);
@@ -227,7 +227,7 @@ fn targets() -> Vec<Row> {
     }).collect()
 }
 
-/// One header line among right ones.
+/// One header line among correct ones.
 #[rustfmt::skip] // one row a line
 fn header_lines() -> Vec<Row> {
     let high = [b"x-a: ", every_high_byte().as_slice(), b"\r\n"].concat();
@@ -280,7 +280,7 @@ fn no(codes: &[u16]) -> Vec<Vec<Seen>> {
     codes.iter().map(|code| vec![Seen::Refused(*code)]).collect()
 }
 
-/// What ends lines, and what comes before the first.
+/// Line endings, and bytes before the first line.
 #[rustfmt::skip] // one row a line
 fn line_ends() -> Vec<Row> {
     let line = "GET /v1/models HTTP/1.1";
@@ -313,7 +313,7 @@ fn line_ends() -> Vec<Row> {
     let mut all: Vec<Row> = rows.into_iter()
         .map(|(name, rule, bytes, right)| row(name, rule, bytes, &right, get()))
         .collect();
-    // Nothing at all is no message that has begun.
+    // No message has begun if there are no bytes at all.
     for row in all.iter_mut().filter(|row| row.bytes.is_empty()) {
         row.verdicts = vec![Vec::new()];
     }
@@ -339,8 +339,8 @@ fn hosts() -> Vec<Row> {
     rows.into_iter().map(|(name, rule, bytes, right)| row(name, rule, bytes, &right, get())).collect()
 }
 
-/// `Connection`: each row is followed by a second request, which is read only if the first keeps
-/// the connection.
+/// `Connection`: each row is followed by a second request, which is read only if the first one
+/// keeps the connection open.
 #[rustfmt::skip] // one row a line
 fn connections() -> Vec<Row> {
     let (new, old) = ("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n", "GET /v1/models HTTP/1.0\r\nHost: localhost\r\n");
@@ -440,7 +440,6 @@ fn pipelines() -> Vec<Row> {
     all
 }
 
-/// Sizes of heads.
 #[rustfmt::skip] // one row a line
 fn limits() -> Vec<Row> {
     const LARGE: Right = No(&[431]);
@@ -477,7 +476,7 @@ fn limits() -> Vec<Row> {
     all
 }
 
-/// What is no HTTP/1 at all.
+/// Protocols other than HTTP/1.
 fn other_protocols() -> Vec<Row> {
     let hello: Vec<u8> = [
         &b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03"[..],

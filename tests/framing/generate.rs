@@ -1,4 +1,4 @@
-//! Turns the cases of the table into any number of others, and compares a parser with the
+//! Derives any number of inputs from the cases of the table, and compares a parser with the
 //! reference.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,11 +7,11 @@ use super::Seen;
 use super::corpus::rows;
 use super::reference::readings;
 
-/// Runs `rounds` inputs through `ours` and through the reference; panics with the seed, the round
-/// and the input on the first that is read differently or makes `ours` panic.
+/// Runs `rounds` inputs through `ours` and the reference. Panics with the seed, round and input of
+/// the first one that is read differently or makes `ours` panic.
 ///
-/// `ours` gets everything that the client sends and the positions, ascending and within it, at
-/// which its reads are cut; it gives what it saw until the client fell silent.
+/// `ours` gets everything that the client sends, and the ascending positions within it at which its
+/// reads are split. It returns what it saw until the client fell silent.
 pub fn compare(seed: u64, rounds: u64, ours: impl Fn(&[u8], &[usize]) -> Vec<Seen>) {
     let generator = Generator::new();
     for round in 0..rounds {
@@ -32,15 +32,15 @@ pub fn compare(seed: u64, rounds: u64, ours: impl Fn(&[u8], &[usize]) -> Vec<See
     }
 }
 
-/// Makes inputs: the same seed and round give the same one.
+/// Generates inputs: the same seed and round give the same input.
 pub struct Generator {
-    /// Cases of which nothing is refused: most of what is changed is refused soon enough.
+    /// Cases without any refusal, used most often because mutations cause refusals soon enough.
     good: Vec<Vec<u8>>,
     all: Vec<Vec<u8>>,
 }
 
 impl Generator {
-    /// From all cases but the large ones, which would only make it slow.
+    /// Uses all cases except the large ones, which would only slow it down.
     pub fn new() -> Generator {
         let (mut good, mut all) = (Vec::new(), Vec::new());
         for row in rows() {
@@ -55,7 +55,7 @@ impl Generator {
         Generator { good, all }
     }
 
-    /// What is sent, and where its reads are cut.
+    /// The bytes to send, and where to split the reads.
     pub fn input(&self, seed: u64, round: u64) -> (Vec<u8>, Vec<usize>) {
         let mut chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ round);
         let mut bytes = self.seed(&mut chance).clone();
@@ -113,7 +113,7 @@ impl Generator {
     }
 }
 
-/// Doubles, drops, swaps or brings in whole lines.
+/// Duplicates, removes, swaps or inserts whole lines.
 fn change_lines(chance: &mut Chance, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
     let mut lines = lines_of(bytes);
     if lines.is_empty() {
@@ -136,13 +136,13 @@ fn change_lines(chance: &mut Chance, bytes: &mut Vec<u8>, seeds: &[Vec<u8>]) {
     *bytes = lines.concat();
 }
 
-/// Lines with what ends them.
+/// The lines with their line endings.
 fn lines_of(bytes: &[u8]) -> Vec<Vec<u8>> {
     let lines = bytes.split_inclusive(|byte| *byte == b'\n');
     lines.map(<[u8]>::to_vec).collect()
 }
 
-/// Puts another number in the place of one.
+/// Replaces one number with another.
 fn change_number(chance: &mut Chance, bytes: &mut Vec<u8>) {
     let begins =
         |at: &usize| bytes[*at].is_ascii_digit() && (*at == 0 || !bytes[*at - 1].is_ascii_digit());
@@ -161,7 +161,7 @@ fn insert(bytes: &mut Vec<u8>, at: usize, piece: &[u8]) {
     bytes.splice(at..at, piece.iter().copied());
 }
 
-/// None, some, or one after every byte.
+/// No splits, a few, or one after every byte.
 fn cuts(chance: &mut Chance, length: usize) -> Vec<usize> {
     if chance.below(20) == 0 {
         return (1..length).collect();
@@ -184,7 +184,7 @@ impl Chance {
         word ^ (word >> 31)
     }
 
-    /// Below `end`; 0 if that is 0.
+    /// A number below `end`; 0 if `end` is 0.
     fn below(&mut self, end: usize) -> usize {
         let below = self.next() % u64::try_from(end.max(1)).unwrap_or(u64::MAX);
         usize::try_from(below).unwrap_or_default()
@@ -203,7 +203,7 @@ impl Chance {
     }
 }
 
-/// Inserted at any place and in the place of lines.
+/// Pieces that are inserted anywhere or replace lines.
 const PIECES: &[&[u8]] = &[
     b"\r\n",
     b"\r\n\r\n",

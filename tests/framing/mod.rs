@@ -1,4 +1,4 @@
-//! Framing (RFC 9112, SPEC P2): the table of cases against the reference, and against the program.
+//! Framing (RFC 9112, SPEC P2): the table of cases, checked against the reference and the program.
 
 #[path = "peer.rs"]
 mod peer;

@@ -1,10 +1,10 @@
-//! The test peer for framing: what a byte stream means to a strict HTTP/1.1 server, three times
-//! over.
+//! The test peer for framing: three descriptions of how a strict HTTP/1.1 server reads a byte
+//! stream.
 //!
-//! A table of cases with the right verdicts, a slow parser to check any other parser against, and a
-//! generator that turns the cases into many more. It was written from RFC 9110, RFC 9112 and SPEC
-//! P2 and knows nothing of the program's own parser: a mistake made there cannot be repeated here
-//! by copying. No I/O and no imports, so that unit tests can include this file by its path.
+//! They are a table of cases with correct verdicts, a slow parser to check other parsers against,
+//! and a generator that derives more inputs from the cases. They were written from RFC 9110, RFC
+//! 9112 and SPEC P2 without the program's own parser, so that its mistakes are not copied. No I/O
+//! and no imports, so that unit tests can include this file by its path.
 
 #![allow(
     clippy::panic,
@@ -18,27 +18,27 @@ pub mod corpus;
 pub mod generate;
 pub mod reference;
 
-/// One thing that happens on a connection on which a client sends bytes and then says nothing more.
+/// One thing that happens on a connection on which a client sends bytes and then falls silent.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Seen {
-    /// A complete request, handed on with exactly this method, target and body.
+    /// A complete request, passed on with exactly this method, target and body.
     Served {
         method: String,
         target: String,
-        /// Without its framing, and without trailers.
+        /// Without its framing and trailers.
         body: Vec<u8>,
     },
-    /// Always last: the connection ends after the request before it, as that request wanted (RFC
-    /// 9112 section 9.3). What follows on the connection is not read.
+    /// Always last: the connection ends after the previous request, as that request asked (RFC 9112
+    /// section 9.3). Later bytes are not read.
     Closes,
     /// Always last: answered with this status, and the connection is closed.
     Refused(u16),
-    /// Always last: a message has begun and is not complete. Nothing of it is handed on. Empty
-    /// lines alone begin no message.
+    /// Always last: a message has begun and is incomplete. No part of it is passed on. Empty lines
+    /// alone do not begin a message.
     Waits,
 }
 
-/// `GET /v1/models` with an empty body, and the like.
+/// A served request, such as `GET /v1/models` with an empty body.
 pub fn served(method: &str, target: &str, body: &[u8]) -> Seen {
     Seen::Served { method: method.to_owned(), target: target.to_owned(), body: body.to_vec() }
 }

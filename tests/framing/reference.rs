@@ -1,9 +1,8 @@
-//! A slow parser of a whole byte stream, to check another one against.
+//! A slow parser of a whole byte stream, to check other parsers against.
 //!
-//! It looks at one byte after the other, copies whatever it likes, and keeps every reading that RFC
-//! 9112 and SPEC P2 allow. A *fault* is a reason for which a request must be refused: with several
-//! of them, any may be the one that the client is told. A *doubt* is one for which it may be
-//! refused.
+//! It reads byte by byte, copies freely, and keeps every reading that RFC 9112 and SPEC P2 allow. A
+//! *fault* is a reason why a request must be refused; with several of them, the client may be told
+//! any one. A *doubt* is a reason why it may be refused.
 
 use super::{Seen, served};
 
@@ -12,7 +11,7 @@ pub fn read_stream(bytes: &[u8]) -> Vec<Seen> {
     readings(bytes).swap_remove(0)
 }
 
-/// Every right reading, the preferred one first.
+/// All correct readings, the preferred one first.
 pub fn readings(bytes: &[u8]) -> Vec<Vec<Seen>> {
     let mut stream = Stream { bytes, at: 0 };
     let mut seen: Vec<Seen> = Vec::new();
@@ -24,7 +23,7 @@ pub fn readings(bytes: &[u8]) -> Vec<Vec<Seen>> {
         others.extend(verdict.doubts.iter().map(|code| with(Seen::Refused(*code))));
         match read {
             Read::Nothing { skipped } => {
-                // Whether empty lines begin a message is nobody's business.
+                // Whether empty lines begin a message is not specified.
                 others.extend(skipped.then(|| with(Seen::Waits)));
                 break Vec::new();
             }
@@ -60,17 +59,17 @@ pub fn readings(bytes: &[u8]) -> Vec<Vec<Seen>> {
 enum Read {
     /// No message has begun.
     Nothing {
-        /// Empty lines came, or a part of one.
+        /// Whether empty lines, or part of one, were read.
         skipped: bool,
     },
     Request(Seen, Stays),
-    /// Refused if it has a fault already, else waited for.
+    /// Refused if it already has a fault, otherwise waited for.
     Incomplete,
     /// Complete enough to be refused for its faults.
     Refused,
 }
 
-/// Whether the connection outlives a request (RFC 9112 section 9.3).
+/// Whether the connection stays open after a request (RFC 9112 section 9.3).
 #[derive(Clone, Copy)]
 enum Stays {
     Yes,
@@ -83,7 +82,7 @@ enum Stays {
 struct Verdict {
     faults: Vec<u16>,
     doubts: Vec<u16>,
-    /// A fault in the body stands in a part that is complete: to wait for more would be wrong.
+    /// A fault in the body is in a complete part, so waiting for more would be wrong.
     sealed: bool,
 }
 
@@ -105,16 +104,16 @@ impl Verdict {
     }
 }
 
-/// Bytes, and how far they are read.
+/// Bytes and the position up to which they have been read.
 struct Stream<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-/// A line without its CRLF. Other line ends are no line ends, and stay in it.
+/// A line without its CRLF. A bare CR or LF does not end a line and stays in it.
 enum Line {
     Whole(Vec<u8>),
-    /// Without the CR that may be half a line end.
+    /// Without a final CR, which may be half a line ending.
     Partial(Vec<u8>),
 }
 
@@ -181,7 +180,7 @@ fn read_message(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Read {
     }
 }
 
-/// RFC 9112 section 2.2: at least one empty line is ignored. More of them are a matter of taste.
+/// RFC 9112 section 2.2: at least one empty line is ignored; ignoring more is optional.
 fn skip_empty_lines(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Option<Read> {
     let begin = stream.at;
     let mut count = 0;
@@ -223,7 +222,7 @@ struct First {
     version: Version,
 }
 
-/// RFC 9112 section 3, also of a line whose end has not come.
+/// RFC 9112 section 3, also for a line that is still incomplete.
 fn judge_request_line(line: &[u8], whole: bool, verdict: &mut Verdict) -> First {
     let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let text = |word: usize| {
@@ -247,7 +246,7 @@ fn judge_request_line(line: &[u8], whole: bool, verdict: &mut Verdict) -> First 
     First { method: text(0), target: text(1), version }
 }
 
-/// RFC 9112 section 2.3. Versions that are none may be taken for others.
+/// RFC 9112 section 2.3. An invalid version may be read as another one.
 fn judge_version(word: &[u8], whole: bool, verdict: &mut Verdict) -> Version {
     match word {
         b"HTTP/1.1" => return Version::New,
@@ -303,7 +302,7 @@ fn judge_target(word: &[u8], whole: bool, verdict: &mut Verdict) {
         verdict.doubt(400);
     }
     if !whole {
-        // What the whole of it would be told is nothing that must wait.
+        // A fault that the complete target would have may be reported early.
         let mut early = Verdict::default();
         judge_path(word, &mut early);
         if !early.faults.is_empty() || !early.doubts.is_empty() {
@@ -361,7 +360,7 @@ fn has_bad_escape(text: &[u8]) -> bool {
     false
 }
 
-/// Percent-decoded once.
+/// Decodes percent-encoding once.
 fn decode(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = 0;
@@ -381,10 +380,10 @@ fn decode(text: &[u8]) -> Vec<u8> {
     out
 }
 
-/// A name in lower case and a value without the blanks around it.
+/// A name in lower case, and a value without surrounding blanks.
 type Field = (Vec<u8>, Vec<u8>);
 
-/// Header or trailer lines up to the empty one (RFC 9112 section 5); `None` when that has not come,
+/// Header or trailer lines up to the empty line (RFC 9112 section 5); `None` if it has not arrived
 /// or never can.
 fn read_fields(stream: &mut Stream<'_>, verdict: &mut Verdict, large: u16) -> Option<Vec<Field>> {
     let mut fields = Vec::new();
@@ -420,7 +419,7 @@ fn read_fields(stream: &mut Stream<'_>, verdict: &mut Verdict, large: u16) -> Op
     Some(fields)
 }
 
-/// A line of which only the LF is missing may be refused for what it will be once that has come.
+/// A line that lacks only its LF may already be refused for what it will be.
 fn judge_early(stream: &Stream<'_>, verdict: &mut Verdict, judge: impl Fn(&mut Verdict)) {
     if stream.bytes.last() == Some(&b'\r') {
         let mut early = Verdict::default();
@@ -429,7 +428,7 @@ fn judge_early(stream: &Stream<'_>, verdict: &mut Verdict, judge: impl Fn(&mut V
     }
 }
 
-/// One line; nothing wrong in one that is not whole gives no field.
+/// One line. An incomplete line without a fault yields no field.
 fn judge_field(line: &[u8], whole: bool) -> Result<Option<Field>, ()> {
     let colon = line.iter().position(|byte| *byte == b':');
     let (name, value) = match colon {
@@ -446,7 +445,7 @@ fn judge_field(line: &[u8], whole: bool) -> Result<Option<Field>, ()> {
     Ok(value.filter(|_| whole).map(field))
 }
 
-/// RFC 9110 section 5.6.3: optional white space is spaces and tabs, and nothing else.
+/// RFC 9110 section 5.6.3: only spaces and tabs are optional white space.
 fn trim(mut value: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = value {
         value = rest;
@@ -552,7 +551,7 @@ fn read_length(stream: &mut Stream<'_>, length: u64) -> Option<Vec<u8>> {
     Some(body)
 }
 
-/// RFC 9112 section 7.1; `None` when it is not complete or has a fault.
+/// RFC 9112 section 7.1; `None` if the body is incomplete or has a fault.
 fn read_chunks(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Option<Vec<u8>> {
     let mut body: Vec<u8> = Vec::new();
     loop {
@@ -591,7 +590,7 @@ fn read_chunks(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Option<Vec<u8>
         verdict.sealed = true;
         return None;
     }
-    // RFC 9110 section 6.5.1 forbids to send them; they are dropped with the rest or refused.
+    // RFC 9110 section 6.5.1 forbids these in trailers; they are dropped with the rest or refused.
     let framing: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"trailer"];
     if trailers.iter().any(|(name, _)| framing.contains(&name.as_slice())) {
         verdict.doubt(400);
@@ -599,7 +598,7 @@ fn read_chunks(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Option<Vec<u8>
     Some(body)
 }
 
-/// A chunk's size line without its end.
+/// A chunk's size line without its line ending.
 fn judge_chunk_size(line: &[u8], whole: bool, before: u64, verdict: &mut Verdict) -> u64 {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let mut size = 0_u64;

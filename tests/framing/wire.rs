@@ -1,5 +1,5 @@
 //! The table against the program: each answer, whether the connection ends, and what the upstream
-//! got.
+//! received.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -9,19 +9,19 @@ use super::peer::{Seen, served};
 use crate::harness::{Ask, Client, Home, Proxy, Reply, ReplyEnd, json};
 use crate::upstream::{Answer, Request, Upstream};
 
-/// A program with an upstream of its own, so that what reaches the upstream belongs to one row.
+/// A program with its own upstream, so that what reaches the upstream belongs to one row.
 struct Lane {
     upstream: Upstream,
     proxy: Proxy,
     _home: Home,
-    /// How many requests the rows so far should have brought to the upstream.
+    /// How many requests the rows so far should have sent to the upstream.
     total: usize,
 }
 
 const LANES: usize = 8;
 /// How long an answer may take.
 const SOON: Duration = Duration::from_secs(5);
-/// How long a server that waits is watched for an answer that it should not give.
+/// How long a waiting server is watched for an answer that it must not give.
 const QUIET: Duration = Duration::from_millis(100);
 
 #[test]
@@ -50,11 +50,11 @@ impl Lane {
         Lane { proxy: Proxy::start(&home), upstream, _home: home, total: 0 }
     }
 
-    /// Tries these rows, and says what was wrong with which.
+    /// Runs these rows and returns what was wrong with which.
     fn run<'a>(mut self, rows: impl Iterator<Item = &'a Row>) -> Vec<String> {
         let mut wrong = Vec::new();
         for row in rows {
-            // An answer that the client cannot read at all makes it panic.
+            // The client panics on an answer that it cannot parse.
             let seen = catch_unwind(AssertUnwindSafe(|| self.observe(row)));
             let seen = seen.unwrap_or_else(|_| Err("an answer that is none".to_owned()));
             if !seen.as_ref().is_ok_and(|seen| row.verdicts.contains(seen)) {
@@ -63,7 +63,7 @@ impl Lane {
             }
             self.total = self.upstream.requests().len();
         }
-        // What comes late comes before this.
+        // Anything late arrives before this request.
         let last = self.proxy.ask(&Ask::get("/v1/last"));
         assert_eq!(last.status, 200, "the last request of all: {}", last.text());
         let late = self.requests(self.total);
@@ -73,7 +73,7 @@ impl Lane {
         wrong
     }
 
-    /// Sends a row's bytes and tells what happened; `Err` when that is none of the verdicts at all.
+    /// Sends a row's bytes and returns what happened; `Err` if it matches no possible verdict.
     fn observe(&self, row: &Row) -> Result<Vec<Seen>, String> {
         let mut client = self.proxy.connect();
         let _refused_early = client.try_send(&row.bytes);
@@ -111,7 +111,7 @@ impl Lane {
         Ok(seen)
     }
 
-    /// What the upstream got from this request on.
+    /// What the upstream received, starting with this request.
     fn requests(&self, from: usize) -> Vec<Seen> {
         let requests = self.upstream.requests();
         let new = requests.iter().skip(from);
@@ -119,8 +119,7 @@ impl Lane {
     }
 }
 
-/// Every request to the upstream is answered with 200, so that any other status is the program's
-/// own.
+/// The upstream answers every request with 200, so any other status is from the program itself.
 fn answer(request: &Request) -> Answer {
     match request.target.as_str() {
         "/v1/messages" => Answer::message("Hello."),
@@ -128,7 +127,7 @@ fn answer(request: &Request) -> Answer {
     }
 }
 
-/// Whether a connection on which nothing more should come waits for the rest of a message, or for
+/// Whether a connection on which nothing more is expected waits for the rest of a message or for
 /// the next one.
 fn stays_open(client: &mut Client, row: &Row, incomplete: bool) -> Result<Option<Seen>, String> {
     if incomplete {
@@ -150,7 +149,7 @@ fn stays_open(client: &mut Client, row: &Row, incomplete: bool) -> Result<Option
     }
 }
 
-/// RFC 9110 section 10.1.1: `100 Continue` is for those who asked for it, and who know it.
+/// RFC 9110 section 10.1.1: `100 Continue` is only sent to HTTP/1.1 clients that asked for it.
 fn check_interim(reply: &Reply, row: &Row) -> Result<(), String> {
     match reply.interim.as_slice() {
         [] => Ok(()),
@@ -165,7 +164,7 @@ fn expects(row: &Row) -> bool {
     text.contains("expect: 100-continue") && text.contains("http/1.1") && !empty
 }
 
-/// A refusal is an error in the API's shape (SPEC P14), and ends the connection.
+/// A refusal is an error in the API's shape (SPEC P14) and ends the connection.
 fn check_refusal(client: &mut Client, reply: &Reply) -> Result<(), String> {
     let status = reply.status;
     let error: serde_json::Value = serde_json::from_slice(&reply.body).unwrap_or_default();

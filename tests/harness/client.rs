@@ -1,5 +1,5 @@
-//! A raw HTTP/1.1 client: it sends exactly the bytes that the test wants, and knows when every byte
-//! of the answer came.
+//! A raw HTTP/1.1 client that sends exactly the bytes the test wants and records when each byte of
+//! the answer arrived.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -26,17 +26,17 @@ pub struct Client {
     decoding: Decoding,
 }
 
-/// What reading the body has brought.
+/// The result of reading a body.
 pub enum Piece {
-    /// Body bytes without their framing, and when they came.
+    /// Body bytes without their framing, and when they arrived.
     Bytes(Vec<u8>, Instant),
-    /// The body is whole.
+    /// The body is complete.
     End,
     /// The connection ended before the body did.
     Cut(ReplyEnd),
 }
 
-/// Where in the body the reading stands.
+/// The position of the reader within the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Decoding {
     Nothing,
@@ -59,7 +59,6 @@ impl Ask {
         }
     }
 
-    /// `GET` of a target.
     pub fn get(target: &str) -> Ask {
         Ask::new("GET", target)
     }
@@ -77,26 +76,24 @@ impl Ask {
         Ask::post("/v1/messages", body)
     }
 
-    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Ask {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Sets the body, whose length is announced.
+    /// Sets the body and announces its length.
     #[must_use]
     pub fn body(mut self, body: Vec<u8>) -> Ask {
         self.body = Some(body);
         self
     }
 
-    /// The method.
     pub fn method(&self) -> &str {
         &self.method
     }
 
-    /// The bytes on the wire; `host` is added unless the test gave one.
+    /// The bytes on the wire; adds `host` unless the test set one.
     pub fn bytes(&self, host: SocketAddr) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         let has_host = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
@@ -117,12 +114,11 @@ impl Ask {
 }
 
 impl Client {
-    /// Connects.
     pub fn connect(address: SocketAddr) -> Client {
         Client::of(TcpStream::connect_timeout(&address, PATIENCE).expect("connect to the server"))
     }
 
-    /// Speaks over a connection that is there already.
+    /// Uses an existing connection.
     pub fn of(stream: TcpStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).expect("bound the reads");
         stream.set_write_timeout(Some(PATIENCE)).expect("bound the writes");
@@ -130,39 +126,37 @@ impl Client {
         Client { stream, received: Vec::new(), decoding: Decoding::Nothing }
     }
 
-    /// The local end, which the server sees as its peer.
+    /// The local address, which the server sees as its peer.
     pub fn local(&self) -> SocketAddr {
         self.stream.local_addr().expect("a local address")
     }
 
-    /// Waits at most this long for bytes from now on.
+    /// From now on, waits at most this long for bytes.
     pub fn patience(&self, bound: Duration) {
         self.stream.set_read_timeout(Some(bound)).expect("bound the reads");
     }
 
-    /// Sends these bytes.
     pub fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("send to the server");
     }
 
-    /// Sends these bytes as far as the server takes them.
+    /// Sends as many of these bytes as the server accepts.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.write_all(bytes)
     }
 
-    /// Sends a request.
     pub fn send_ask(&mut self, ask: &Ask) {
         let host = self.stream.peer_addr().expect("a peer");
         self.send(&ask.bytes(host));
     }
 
-    /// Sends a request and reads its whole answer; the connection can be used again.
+    /// Sends a request and reads its complete answer; the connection can be reused.
     pub fn ask(&mut self, ask: &Ask) -> Reply {
         self.send_ask(ask);
         self.read_reply(ask)
     }
 
-    /// Reads a whole answer to `ask`.
+    /// Reads the complete answer to `ask`.
     pub fn read_reply(&mut self, ask: &Ask) -> Reply {
         let head = match self.read_head(ask) {
             Ok(head) => head,
@@ -184,7 +178,7 @@ impl Client {
         }
     }
 
-    /// Reads an answer's head, interim ones included.
+    /// Reads an answer's head, including interim ones.
     pub fn read_head(&mut self, ask: &Ask) -> Result<Head, ReplyEnd> {
         let mut interim = Vec::new();
         loop {
@@ -233,7 +227,7 @@ impl Client {
         }
     }
 
-    /// Says that nothing more will be sent, and stays to read.
+    /// Shuts down the sending side and stays to read.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("close the sending side");
     }
@@ -244,12 +238,12 @@ impl Client {
             .expect("choose to reset");
     }
 
-    /// The socket, for options that only one test needs.
+    /// The socket, for options that only single tests need.
     pub fn socket(&self) -> &TcpStream {
         &self.stream
     }
 
-    /// Takes what can be decoded of the received bytes; `None` when more are needed.
+    /// Decodes received bytes as far as possible; `None` if more are needed.
     fn decode(&mut self) -> Option<Piece> {
         loop {
             match self.decoding {
@@ -296,7 +290,7 @@ impl Client {
         }
     }
 
-    /// Some of the received bytes, at most `most`; `None` when there are none.
+    /// At most `most` of the received bytes; `None` if there are none.
     fn take_up_to(&mut self, most: u64) -> Option<Vec<u8>> {
         if self.received.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! A temporary home with a configuration file, and the program run in it.
+//! A temporary home directory with a configuration file, and the program run in it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,28 +8,25 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-/// A directory of its own, removed with everything in it when dropped.
+/// A temporary directory, removed with its contents when dropped.
 pub struct Home {
     directory: PathBuf,
     config: Value,
     logins: String,
 }
 
-/// What a command that has ended left behind.
+/// The result of a command that has ended.
 #[derive(Debug)]
 pub struct Ran {
-    /// How it ended.
     pub status: ExitStatus,
-    /// What it printed.
     pub stdout: String,
-    /// What it complained about.
     pub stderr: String,
 }
 
-/// The proxy key of every test.
+/// The proxy key in all tests.
 pub const KEY: &str = "mp-test-key-0123456789abcdefghij";
 
-/// The login's endpoints, and where they are below the stand-in's address.
+/// The OAuth endpoints' variables, and their paths below the stand-in's address.
 const OAUTH_ENDPOINTS: [(&str, &str); 4] = [
     ("MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT", "/oauth/authorize"),
     ("MAXPOOL_OAUTH_TOKEN_ENDPOINT", "/v1/oauth/token"),
@@ -38,23 +35,22 @@ const OAUTH_ENDPOINTS: [(&str, &str); 4] = [
 ];
 
 impl Home {
-    /// A home whose proxy takes any free port and knows neither an upstream on the network nor an
-    /// account.
+    /// A home whose proxy takes any free port and has neither a real upstream nor an account.
     pub fn new() -> Home {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Cargo tells integration tests where to put such things, and programs nothing.
+        // Cargo tells integration tests which directory to use, but not other programs.
         let parent = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, Into::into);
         let directory = parent.join(format!("maxpool-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("make a temporary home");
         Home {
             directory,
-            // Nobody listens there: a test that forgets the endpoints must not reach the real ones.
+            // Nothing listens there: a test that forgets the endpoints must not reach the real
+            // ones.
             logins: "http://127.0.0.1:9".to_owned(),
             config: json!({
                 "proxy": {"host": "127.0.0.1", "port": 0, "apiKey": KEY},
-                // A port on which nothing listens, so that a forgotten upstream never reaches the
-                // network.
+                // Nothing listens on this port, so a forgotten upstream never reaches the network.
                 "upstream": "http://127.0.0.1:9",
                 "upstreamProxy": false,
                 "accounts": [],
@@ -68,7 +64,7 @@ impl Home {
         self.set("upstream", json!(url))
     }
 
-    /// Logs in, refreshes and asks for profiles at this stand-in.
+    /// Uses this stand-in for sign-ins, refreshes and profiles.
     #[must_use]
     pub fn logins(mut self, url: &str) -> Home {
         self.logins = url.to_owned();
@@ -96,7 +92,7 @@ impl Home {
         self
     }
 
-    /// Adds API-key accounts whose names and keys are the given words: name `a`, key `key-a`.
+    /// Adds API-key accounts with these names: name `a`, key `key-a`.
     #[must_use]
     pub fn accounts(mut self, names: &[&str]) -> Home {
         for name in names {
@@ -105,20 +101,19 @@ impl Home {
         self
     }
 
-    /// Sets the priority of the account at `index`.
     #[must_use]
     pub fn priority(mut self, index: usize, priority: usize) -> Home {
         self.config["accounts"][index]["priority"] = json!(priority);
         self
     }
 
-    /// Writes the configuration as it stands.
+    /// Writes the configuration to disk.
     pub fn write(&self) {
         let text = serde_json::to_string_pretty(&self.config).expect("a value is JSON");
         self.write_text(&text);
     }
 
-    /// Writes any text as the configuration, 0600.
+    /// Writes any text as the configuration, with mode 0600.
     pub fn write_text(&self, text: &str) {
         use std::os::unix::fs::PermissionsExt;
         std::fs::write(self.config_path(), text).expect("write the configuration");
@@ -126,23 +121,22 @@ impl Home {
             .expect("protect the configuration");
     }
 
-    /// The configuration as it is on disk now.
+    /// The configuration on disk.
     pub fn read(&self) -> Value {
         let text = std::fs::read(self.config_path()).expect("read the configuration");
         serde_json::from_slice(&text).expect("the configuration is JSON")
     }
 
-    /// The directory.
     pub fn path(&self) -> &Path {
         &self.directory
     }
 
-    /// Where the configuration is.
+    /// The path of the configuration.
     pub fn config_path(&self) -> PathBuf {
         self.directory.join("maxpool.json")
     }
 
-    /// The config's lock, held as another process would hold it, until it is dropped.
+    /// Holds the config's lock, as another process would, until the result is dropped.
     pub fn lock_config(&self) -> std::fs::File {
         let path = self.path().join("maxpool.json.lock");
         let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
@@ -151,8 +145,8 @@ impl Home {
         file
     }
 
-    /// The program with these arguments, in this home and with nothing of the caller's environment
-    /// but `PATH`.
+    /// The program with these arguments in this home; of the caller's environment it gets only
+    /// `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command
@@ -169,7 +163,7 @@ impl Home {
         command
     }
 
-    /// The same, started by another program, whose words come first.
+    /// The same, started through another program, whose command line comes first.
     pub fn command_under(&self, starter: &[&str], arguments: &[&str]) -> Command {
         let prepared = self.command(&[]);
         let mut command = Command::new(starter[0]);
@@ -186,14 +180,14 @@ impl Home {
         command
     }
 
-    /// The server in this home under limits of its own, given as commands of the shell.
+    /// The server in this home under its own limits, given as shell commands.
     pub fn limited(&self, limits: &str) -> Command {
         let script = format!("{limits}; exec \"$0\" \"$@\"");
         self.command_under(&["sh", "-c", &script], &["server", "--plain"])
     }
 
-    /// The server with as little power over files as an ordinary user has, since root may write
-    /// anywhere; `None` where that cannot be had.
+    /// The server with the file permissions of an ordinary user, since root may write anywhere;
+    /// `None` where that is not possible.
     pub fn powerless(&self) -> Option<Command> {
         const SERVER: [&str; 2] = ["server", "--plain"];
         const DROP_POWER: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
@@ -221,7 +215,7 @@ impl Home {
         self.directory.join("recorded")
     }
 
-    /// Lets a server make the configuration that is missing, and ends it; whether it got its
+    /// Starts a server to create the missing configuration, and stops it; whether it got its
     /// default port does not matter.
     pub fn make_default(&self, mut command: Command, path: &Path) {
         let mut child =
@@ -253,8 +247,8 @@ impl Drop for Home {
     }
 }
 
-/// The program: where cargo says in a test, and beside the directory of the examples in one of
-/// them. `MAXPOOL_PROGRAM` names another, such as one for another machine, under an emulator.
+/// The program: where cargo says in a test, and in the parent directory in an example.
+/// `MAXPOOL_PROGRAM` names another one, such as one for another machine under an emulator.
 pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("MAXPOOL_PROGRAM") {
         return path.into();
@@ -267,11 +261,11 @@ pub fn program() -> PathBuf {
     build.join("maxpool")
 }
 
-/// Runs a command to its end, bounded in time.
+/// Runs a command to its end, with a time limit.
 pub fn finish(mut command: Command, input: &str) -> Ran {
     let mut child = command.spawn().expect("start the program");
     if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its input is free to leave.
+        // A command that does not read its input may close it.
         let _written = stdin.write_all(input.as_bytes());
     }
     let collect = |pipe: Option<Box<dyn std::io::Read + Send>>| {
@@ -313,7 +307,7 @@ pub fn api_key(name: &str) -> Value {
     json!({"name": name, "type": "apikey", "apiKey": format!("key-{name}")})
 }
 
-/// An OAuth account whose token is good for a day: name `a`, token `token-a`, refresh token
+/// An OAuth account whose token is valid for a day: name `a`, token `token-a`, refresh token
 /// `refresh-a`.
 pub fn oauth(name: &str) -> Value {
     json!({

@@ -1,4 +1,4 @@
-//! What every test of the running program uses: a home to live in, the program itself, and a client
+//! What all tests of the running program use: a home directory, the program itself, and a client
 //! that sees every byte.
 
 pub mod client;
@@ -18,8 +18,7 @@ pub use serde_json::{Value, json};
 /// be loaded.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Looks again and again until `ready` gives something; panics with `what` when it does not within
-/// [`PATIENCE`].
+/// Polls `ready` until it returns something; panics with `what` if it does not within [`PATIENCE`].
 pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -40,7 +39,7 @@ pub fn hello() -> Value {
     })
 }
 
-/// The same, streamed.
+/// The same as a streaming request.
 pub fn hello_stream() -> Value {
     let mut body = hello();
     body["stream"] = json!(true);

@@ -15,7 +15,7 @@ use super::home::{Home, KEY};
 use super::reply::Reply;
 use super::{PATIENCE, until};
 
-/// A server that is killed, with everything that it has started, when dropped.
+/// A server that is killed with all its children when dropped.
 pub struct Proxy {
     child: Child,
     address: SocketAddr,
@@ -24,7 +24,7 @@ pub struct Proxy {
     status: Option<ExitStatus>,
 }
 
-/// What a pipe has brought, line by line.
+/// The lines received from a pipe.
 #[derive(Default)]
 struct Lines {
     read: Mutex<(Vec<String>, bool)>,
@@ -32,14 +32,14 @@ struct Lines {
 }
 
 impl Proxy {
-    /// Writes the home's configuration, starts `maxpool server --plain`, and waits until it says
-    /// where it listens.
+    /// Writes the home's configuration, starts `maxpool server --plain`, and waits until it logs
+    /// its address.
     pub fn start(home: &Home) -> Proxy {
         home.write();
         Proxy::start_as_is(home)
     }
 
-    /// The same with the configuration that is on disk already.
+    /// The same with the configuration that is already on disk.
     pub fn start_as_is(home: &Home) -> Proxy {
         Proxy::spawn(home.command(&["server", "--plain"]))
     }
@@ -52,13 +52,13 @@ impl Proxy {
         Proxy::spawn(home.command(&["server", "--plain", "--log-to", path]))
     }
 
-    /// The same under limits that are given as commands of the shell.
+    /// The same under limits given as shell commands.
     pub fn start_limited(home: &Home, limits: &str) -> Proxy {
         home.write();
         Proxy::spawn(home.limited(limits))
     }
 
-    /// Starts a prepared command, and waits until it says where it listens.
+    /// Starts a prepared command and waits until it logs its address.
     pub fn spawn(mut command: Command) -> Proxy {
         let mut child = command.process_group(0).spawn().expect("start the program");
         let stderr = Lines::of(child.stderr.take());
@@ -75,12 +75,12 @@ impl Proxy {
         proxy
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The process.
+    /// Its process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -90,7 +90,7 @@ impl Proxy {
         Client::connect(self.address)
     }
 
-    /// One request on a connection of its own, and its whole answer.
+    /// One request on a new connection, and its complete answer.
     pub fn ask(&self, ask: &Ask) -> Reply {
         let mut client = self.connect();
         client.send_ask(ask);
@@ -102,7 +102,7 @@ impl Proxy {
         self.ask(&Ask::messages(body))
     }
 
-    /// The same from a thread of its own, for an answer that takes its time.
+    /// The same on a new thread, for an answer that takes a while.
     pub fn post_aside(&self, body: &Value) -> std::thread::JoinHandle<Reply> {
         let (address, ask) = (self.address, Ask::messages(body));
         std::thread::spawn(move || Client::connect(address).ask(&ask))
@@ -123,7 +123,7 @@ impl Proxy {
         found.unwrap_or_else(|| panic!("no account {name} in {status:#}")).clone()
     }
 
-    /// Looks at the status until `ready` holds of it.
+    /// Polls the status until `ready` accepts it.
     pub fn wait_status(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
         until(what, || Some(self.status()).filter(|status| ready(status)))
     }
@@ -133,7 +133,7 @@ impl Proxy {
         self.stderr.lock().0.clone()
     }
 
-    /// The last lines of the log, for a failure's text.
+    /// The last lines of the log, for failure messages.
     fn tail(&self) -> String {
         let log = self.log();
         log[log.len().saturating_sub(40)..].join("\n")
@@ -144,12 +144,12 @@ impl Proxy {
         self.stdout.lock().0.clone()
     }
 
-    /// Waits for a line on stderr, looking at those that are there already too.
+    /// Waits for a line on stderr; lines that were already logged count too.
     pub fn wait_line(&self, what: &str, matches: impl Fn(&str) -> bool) -> String {
         self.wait_line_after(0, what, matches)
     }
 
-    /// The same among the lines from number `from` on.
+    /// The same, starting with line number `from`.
     pub fn wait_line_after(
         &self,
         from: usize,
@@ -177,35 +177,34 @@ impl Proxy {
         }
     }
 
-    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).expect("send a signal");
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Stops it in order, and waits for its end.
+    /// Stops it gracefully and waits for it to exit.
     pub fn stop(&mut self) {
         self.terminate();
         assert_eq!(self.wait_exit(), Some(0));
     }
 
-    /// Waits for the end of the process and gives its exit code (`None`: a signal).
+    /// Waits for the process to exit and returns its exit code (`None` after a signal).
     pub fn wait_exit(&mut self) -> Option<i32> {
         self.wait_exit_within(PATIENCE)
     }
 
-    /// The same with a bound of its own.
+    /// The same with its own time limit.
     pub fn wait_exit_within(&mut self, bound: Duration) -> Option<i32> {
         let deadline = Instant::now() + bound;
         loop {
             if let Some(status) = self.child.try_wait().expect("wait for the program") {
                 self.status = Some(status);
-                // What it wrote last may still be in the pipes.
+                // Its last output may still be in the pipes.
                 self.stderr.wait_end();
                 self.stdout.wait_end();
                 return status.code();
@@ -215,12 +214,12 @@ impl Proxy {
         }
     }
 
-    /// Whether the process is still there.
+    /// Whether the process is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Resident memory in KiB, now.
+    /// Current resident memory in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.proc_status("VmRSS:")
     }
@@ -230,12 +229,12 @@ impl Proxy {
         self.proc_status("VmHWM:")
     }
 
-    /// Threads, now.
+    /// Current number of threads.
     pub fn threads(&self) -> u64 {
         self.proc_status("Threads:")
     }
 
-    /// Open descriptors, now.
+    /// Current number of open descriptors.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("list descriptors").count()
     }
@@ -260,7 +259,7 @@ impl Drop for Proxy {
 }
 
 impl Lines {
-    /// Reads a pipe to its end in a thread of its own.
+    /// Reads a pipe to its end on a new thread.
     fn of(pipe: Option<impl Read + Send + 'static>) -> Arc<Lines> {
         let lines = Arc::new(Lines::default());
         let reading = Arc::clone(&lines);
@@ -281,7 +280,7 @@ impl Lines {
         lines
     }
 
-    /// Waits for the pipe's end, which a process that was left behind may keep from coming.
+    /// Waits for the end of the pipe, which a leftover process may keep open.
     fn wait_end(&self) {
         let ended = |read: &mut (Vec<String>, bool)| !read.1;
         let waited = self.changed.wait_timeout_while(self.lock(), PATIENCE / 4, ended);
@@ -293,7 +292,7 @@ impl Lines {
     }
 }
 
-/// What the kernel says of a process under this name, such as `VmRSS:`; empty if it says nothing.
+/// The kernel's value for a process under this name, such as `VmRSS:`; empty if there is none.
 pub fn status_of(pid: u32, name: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"));
     let text = text.expect("read the process's status");

@@ -7,50 +7,48 @@ use serde_json::Value;
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyEnd {
-    /// As its framing said.
+    /// As its framing announced.
     Complete,
-    /// The server closed before.
+    /// The server closed the connection before.
     Closed,
     /// The server reset the connection.
     Reset,
-    /// Nothing came for as long as the client had patience.
+    /// Nothing arrived within the client's patience.
     Silent,
 }
 
 /// The head of an answer.
 #[derive(Clone, Debug)]
 pub struct Head {
-    /// The status code.
     pub status: u16,
-    /// Names as they were written, and values.
+    /// Names as sent, and values.
     pub headers: Vec<(String, String)>,
-    /// The codes of the interim answers before it.
+    /// The status codes of interim answers before it.
     pub interim: Vec<u16>,
-    /// When it was whole.
+    /// When it was complete.
     pub at: Instant,
 }
 
-/// A whole answer, or as much of it as came.
+/// A complete answer, or as much of it as arrived.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// The status code; 0 when not even a head came.
+    /// The status code; 0 if not even a head arrived.
     pub status: u16,
-    /// Names as they were written, and values.
+    /// Names as sent, and values.
     pub headers: Vec<(String, String)>,
-    /// The codes of the interim answers before it.
+    /// The status codes of interim answers before it.
     pub interim: Vec<u16>,
-    /// When the head was whole.
+    /// When the head was complete.
     pub head_at: Instant,
     /// The body without its framing.
     pub body: Vec<u8>,
-    /// When its pieces came, and how long they were.
+    /// When its pieces arrived, and their lengths.
     pub arrivals: Vec<(Instant, usize)>,
-    /// How it ended.
     pub end: ReplyEnd,
 }
 
 impl Head {
-    /// Reads the bytes of a head.
+    /// Parses the bytes of a head.
     pub(super) fn parse(bytes: &[u8], at: Instant) -> Head {
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.split("\r\n");
@@ -67,7 +65,7 @@ impl Head {
         Head { status, headers, interim: Vec::new(), at }
     }
 
-    /// The first value of a header, whatever its case.
+    /// The first value of a header, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }
@@ -98,7 +96,7 @@ impl Reply {
         }
     }
 
-    /// The first value of a header, whatever its case.
+    /// The first value of a header, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }
@@ -119,7 +117,7 @@ impl Reply {
         error_parts(&self.json())
     }
 
-    /// The server-sent events: their name and data.
+    /// The server-sent events as names and data.
     pub fn events(&self) -> Vec<(String, Value)> {
         let text = self.text().replace("\r\n", "\n");
         let mut events = Vec::new();
@@ -133,7 +131,7 @@ impl Reply {
         events
     }
 
-    /// The names of the events in order, pings left out.
+    /// The names of the events in order, without pings.
     pub fn event_names(&self) -> Vec<String> {
         let names = self.events().into_iter().map(|(name, _)| name);
         names.filter(|name| name != "ping").collect()
@@ -151,7 +149,7 @@ impl Reply {
         blocks.iter().filter_map(|block| block["text"].as_str()).collect()
     }
 
-    /// Asserts that this is a whole assistant's message with this text.
+    /// Asserts that this is a complete assistant message with this text.
     #[track_caller]
     pub fn assert_said(&self, text: &str) {
         assert_eq!(self.status, 200, "{}", self.text());
@@ -159,7 +157,7 @@ impl Reply {
         assert_eq!(self.said(), text);
     }
 
-    /// Asserts that this is an error in the API's shape, of this status and type, and gives its
+    /// Asserts that this is an error in the API's shape with this status and type, and returns its
     /// message.
     #[track_caller]
     pub fn assert_error(&self, status: u16, kind: &str) -> String {

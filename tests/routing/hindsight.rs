@@ -1,8 +1,8 @@
-//! How much better the accounts could have been chosen: a search with the whole fortnight known.
+//! How much better the choice of accounts could have been: a search that knows the whole fortnight.
 //!
-//! The scheduler weighs an account by how soon its week ends. Here it is told other ends, account
-//! by account and for six hours each, and changes that lead to more work are kept. What this finds
-//! can be reached, if one knows the future; the true best may be higher still.
+//! The scheduler weighs an account by how soon its week ends. Here it is given false ends, for each
+//! account and six hours at a time, and changes that lead to more work are kept. The result can be
+//! reached by a router that knows the future; the true optimum may be higher still.
 
 use maxpool::scheduler::Policy;
 use maxpool::scheduler::quota::{QuotaReport, Verdict, WindowKind};
@@ -13,7 +13,7 @@ use super::replay::{Fortnight, replay};
 use super::rng::Rng;
 use super::router::{Answer, Ask, End, Router, wall};
 
-/// In shares of what was asked.
+/// As shares of the work requested.
 #[derive(Clone, Copy, Debug)]
 pub struct Hindsight {
     pub bound: f64,
@@ -24,10 +24,10 @@ pub struct Hindsight {
 const SLOT: u64 = 6 * HOUR;
 const SLOTS: usize = (FORTNIGHT / SLOT) as usize;
 
-/// By account and slot: how much sooner its week is said to end, as a share of a week.
+/// By account and slot: how much sooner its week is said to end, as a fraction of a week.
 type Shifts = Vec<[f64; SLOTS]>;
 
-/// Looks for so many steps.
+/// Searches for this many steps.
 pub fn search(
     fortnight: &Fortnight,
     bound: f64,
@@ -46,7 +46,7 @@ pub fn search(
     let mut found = ours;
     for step in 0..steps {
         let mut next = best.clone();
-        // Wide changes at first, then narrow ones.
+        // Wide changes first, narrow ones later.
         let span = if step < steps / 3 { 8 } else { 1 + rng.below(4) as usize };
         for _ in 0..=rng.below(3) {
             let account = rng.below(accounts as u64) as usize;
@@ -64,7 +64,7 @@ pub fn search(
     Hindsight { bound: bound / asked, found: found / asked, ours: ours / asked }
 }
 
-/// The scheduler, told other ends of the weeks.
+/// The scheduler with false ends of the weeks.
 struct Told {
     inner: Real,
     shifts: Shifts,
@@ -79,7 +79,7 @@ impl Told {
         answer
     }
 
-    /// A refusal names the true end, or its account would be asked in vain.
+    /// A refusal contains the true end, or the account would be tried in vain.
     fn bend(&self, now: u64, account: usize, quota: &QuotaReport) -> QuotaReport {
         let mut quota = quota.clone();
         let shift = self.shifts[account][((now / SLOT) as usize).min(SLOTS - 1)];

@@ -1,8 +1,8 @@
-//! `make routing`: how good the choice of accounts is. Replays a made-up fortnight through the
-//! program's scheduler on a virtual clock, and beside it through rules that others use and against
-//! a bound that knows the future.
+//! `make routing`: how good the choice of accounts is. Replays a simulated fortnight through the
+//! program's scheduler on a virtual clock, and compares it with simple rules used elsewhere and
+//! with a bound that knows the future.
 //!
-//! It writes Markdown on stdout.
+//! The report is Markdown on stdout.
 
 #![allow(unreachable_pub, reason = "a program of its own")]
 #![allow(
@@ -123,7 +123,7 @@ fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
     text.split(',').map(|word| word.trim().parse()).collect()
 }
 
-/// One fortnight, and how each router did in it.
+/// One fortnight and the results of every router in it.
 struct Played {
     accounts: usize,
     load: u64,

@@ -1,6 +1,6 @@
-//! How good the choice of accounts is: a made-up fortnight through the program's scheduler on a
-//! virtual clock, and beside it through rules that others use and against a bound that knows the
-//! future. Everything is decided by seeds.
+//! How good the choice of accounts is: a simulated fortnight through the program's scheduler on a
+//! virtual clock, compared with simple rules used elsewhere and with a bound that knows the future.
+//! Seeds decide everything.
 
 pub mod bound;
 pub mod hindsight;
@@ -35,11 +35,11 @@ use tally::Tally;
 use tuning::Tuning;
 use world::World;
 
-/// What decides a fortnight, and by whom it is routed besides the scheduler and the simple rules.
+/// What determines a fortnight, and which routers are used besides the scheduler.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     pub scenario: &'a Scenario,
-    /// Work in percent of the pool's quota.
+    /// Work as a percentage of the pool's quota.
     pub load: u64,
     pub seed: u64,
     pub world: &'a World,
@@ -47,14 +47,14 @@ pub struct Case<'a> {
     pub rivals: Rivals,
 }
 
-/// Whether the simple rules are asked as well.
+/// Whether the simple rules are compared as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rivals {
     All,
     None,
 }
 
-/// One fortnight through every router: their names and how they did, ours first.
+/// One fortnight through every router: names and results, the scheduler first.
 pub fn compare(case: &Case<'_>) -> Vec<(String, Tally)> {
     let (fortnight, _) = fortnight(case);
     let bound = bound::bound(&fortnight.seats, &fortnight.sessions);
@@ -66,7 +66,7 @@ pub fn compare(case: &Case<'_>) -> Vec<(String, Tally)> {
     routers(case, &fortnight.seats).into_iter().map(tally).collect()
 }
 
-/// How much of what could have been reached the scheduler reaches.
+/// How much of the reachable work the scheduler does.
 pub fn search(case: &Case<'_>, steps: u32) -> Hindsight {
     let (fortnight, mut rng) = fortnight(case);
     let bound = bound::bound(&fortnight.seats, &fortnight.sessions);
@@ -128,7 +128,7 @@ mod tests {
         }
     }
 
-    /// A short `make routing`: no simple rule is better at anything that is not noise.
+    /// A short `make routing`: no simple rule is better than the scheduler beyond noise.
     #[test]
     fn the_scheduler_chooses_well() {
         let cases = [case(1, 100, 101), case(2, 100, 101), case(2, 100, 102), case(1, 140, 102)];

@@ -1,9 +1,9 @@
-//! What a replay is about: the accounts of a pool, and how much is asked of them.
+//! The subject of a replay: the accounts of a pool, and the load on them.
 //!
-//! Quota is counted in units of one uncached input token: a cache write is 1.25 of them, a cache
-//! read 0.1, a token of output 5. Nobody outside knows how large the windows are; the plans keep
-//! the published ratios of 1, 5 and 20, and a week holds eight full five-hour windows, which is
-//! what people who use their plans up report.
+//! Quota is counted in units of one uncached input token: a cache write costs 1.25 of them, a cache
+//! read 0.1, an output token 5. The actual sizes of the windows are unpublished; the plans keep the
+//! published ratios of 1, 5 and 20, and a week holds eight full five-hour windows, which matches
+//! reports of people who use up their plans.
 
 use super::rng::Rng;
 use super::world::World;
@@ -14,25 +14,26 @@ pub const MINUTE: u64 = 60 * SECOND;
 pub const HOUR: u64 = 60 * MINUTE;
 pub const DAY: u64 = 24 * HOUR;
 pub const WEEK: u64 = 7 * DAY;
-/// How long a replay is.
+/// The length of a replay.
 pub const FORTNIGHT: u64 = 2 * WEEK;
-/// From its first request on, then it is over and the next request opens another.
+/// The length of a window, which begins with its first request; the next request after its end
+/// opens another.
 pub const FIVE_HOURS: u64 = 5 * HOUR;
 
-/// What an account is.
+/// The kind of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     Pro,
     Max5,
     Max20,
-    /// An API key: no window that matters, and every unit is paid for.
+    /// An API key: it has no relevant window, and every unit is billed.
     Key,
-    /// Another provider with a quota for five hours and none for the week.
+    /// Another provider with a five-hour quota and no weekly one.
     Provider,
 }
 
 impl Plan {
-    /// Units in five hours.
+    /// Units per five hours.
     pub fn session_quota(self) -> f64 {
         let pro = 1_500_000.0;
         match self {
@@ -43,7 +44,7 @@ impl Plan {
         }
     }
 
-    /// Units in a week.
+    /// Units per week.
     pub fn weekly_quota(self, world: &World) -> f64 {
         match self {
             Pro | Max5 | Max20 => world.week * self.session_quota(),
@@ -51,7 +52,7 @@ impl Plan {
         }
     }
 
-    /// Requests in flight above which the API refuses for its own sake, whatever quota is left.
+    /// The number of requests in flight above which the API refuses, whatever quota is left.
     fn crowd(self, world: &World) -> u32 {
         let most = match self {
             Pro => 12,
@@ -67,16 +68,16 @@ impl Plan {
     }
 }
 
-/// An account as it stands when the replay begins.
+/// An account at the start of the replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Seat {
     pub plan: Plan,
     pub weekly_quota: f64,
-    /// Requests in flight that it bears.
+    /// The most requests in flight that it accepts.
     pub crowd: u32,
-    /// The first reset of its week, in ms after the beginning; then every seven days.
+    /// The first reset of its week, in ms after the start; then every seven days.
     pub first_reset: u64,
-    /// Units of its week that are gone already.
+    /// Units of its week that are already used.
     pub spent: f64,
 }
 
@@ -98,7 +99,7 @@ pub const SCENARIOS: [Scenario; 5] = [
     },
 ];
 
-/// Pools in which not every account is a subscription.
+/// Pools that contain other accounts than subscriptions.
 pub const MIXED: [Scenario; 2] = [
     Scenario { name: "4: two Max 5x, an API key, a provider", plans: &[Max5, Max5, Key, Provider] },
     Scenario {
@@ -108,12 +109,12 @@ pub const MIXED: [Scenario; 2] = [
 ];
 
 impl Scenario {
-    /// The accounts at odd moments of their weeks, used as far as chance will have it.
+    /// The accounts at random moments of their weeks, with a random part of each week used.
     pub fn seats(&self, world: &World, rng: &mut Rng) -> Vec<Seat> {
         self.plans
             .iter()
             .map(|plan| {
-                // Resets are on the minute, at any hour of the week.
+                // Resets are on a full minute, at any hour of the week.
                 let first_reset = MINUTE * rng.within(60, WEEK / MINUTE - 60);
                 let elapsed = 1.0 - first_reset as f64 / WEEK as f64;
                 let weekly_quota = plan.weekly_quota(world);
@@ -124,7 +125,7 @@ impl Scenario {
             .collect()
     }
 
-    /// What its subscriptions could do in the fortnight, in units.
+    /// The total quota of its subscriptions for the fortnight, in units.
     pub fn quota(&self, world: &World) -> f64 {
         let weeks = self.plans.iter().filter(|plan| plan.is_subscription());
         2.0 * weeks.map(|plan| plan.weekly_quota(world)).sum::<f64>()

@@ -1,4 +1,4 @@
-//! The scheduler of the program as a router.
+//! The program's scheduler as a router.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::router::{Answer, Ask, End, Router, clocks, moment, wall};
 pub struct Real {
     scheduler: Scheduler,
     accounts: Vec<AccountId>,
-    /// By session: each has one request at a time.
+    /// By session, each of which has one request at a time.
     requests: BTreeMap<usize, Request>,
     leases: BTreeMap<u64, (Lease, usize)>,
     tickets: BTreeMap<Ticket, (u64, usize)>,
@@ -27,7 +27,7 @@ pub struct Real {
 impl Real {
     pub fn new(policy: Policy, seats: &[Seat]) -> Real {
         let mut scheduler = Scheduler::new(Policy {
-            // Virtual clocks do not jump, so nobody has to look at them in between.
+            // Virtual clocks do not jump, so they need not be checked in between.
             poll: Duration::from_secs(600),
             ..policy
         });

@@ -1,4 +1,4 @@
-//! One fortnight: clients, the API and a router between them, on a virtual clock.
+//! One fortnight on a virtual clock: clients, the API, and a router between them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -10,19 +10,20 @@ use super::upstream::Account;
 use super::work::{Kind, Session, Step};
 use super::world::{Headers, World};
 
-/// Until the first word of an answer, and until a refusal.
+/// The time to the first word of an answer, and the time to a refusal.
 const FIRST_WORD: u64 = 2 * SECOND;
 const REFUSAL: u64 = 300;
-/// Who is refused and not told for how long asks again then; and never sooner than the other.
+/// A client that is refused without a time retries after `ASK_AGAIN`; no client retries before
+/// `ASK_AGAIN_MIN`.
 const ASK_AGAIN: u64 = 10 * MINUTE;
 const ASK_AGAIN_MIN: u64 = 10 * SECOND;
 
-/// Everything that a replay is about, whoever routes.
+/// The data of a replay, independent of the router.
 pub struct Fortnight {
     pub world: World,
     pub seats: Vec<Seat>,
     pub sessions: Vec<Session>,
-    /// By account: what its owner uses of it elsewhere.
+    /// By account: what its owner uses elsewhere.
     pub unseen: Vec<Vec<(u64, f64)>>,
 }
 
@@ -39,11 +40,11 @@ struct Replay<'a> {
     tally: Tally,
 }
 
-/// How a session stands.
+/// The state of a session.
 #[derive(Clone, Default)]
 struct Live {
     step: usize,
-    /// When the present request was made first, and what was done by then.
+    /// When the current request was first made, and how much was done by then.
     asked: u64,
     done_by_then: f64,
     refused_by: Vec<usize>,
@@ -58,11 +59,11 @@ struct Flight {
     lease: u64,
     account: usize,
     refusal: Option<End>,
-    /// What it costs besides when it ends.
+    /// Additional cost when it ends.
     at_end: f64,
 }
 
-/// What an account's cache holds of a session.
+/// What an account's cache contains of a session.
 #[derive(Clone, Copy)]
 struct Cache {
     account: usize,
@@ -77,7 +78,7 @@ enum Event {
     Again(usize, usize),
     Head(usize),
     End(usize),
-    /// Patience with this step is over.
+    /// The client's patience with this step is over.
     Enough(usize, usize),
 }
 
@@ -170,7 +171,7 @@ impl Replay<'_> {
             session,
             key: (kind != Kind::Script).then_some(session),
             bytes,
-            // SPEC P4: the size, and one for the long answers that agents ask for.
+            // SPEC P4: the size, plus one for the long answers that agents request.
             weight: u32::try_from(bytes.div_ceil(64_000)).unwrap_or(1).max(1)
                 + u32::from(kind != Kind::Script),
             refused_by: &self.live[session].refused_by,
@@ -214,7 +215,7 @@ impl Replay<'_> {
         let warm = here.map_or(0, cached);
         let elsewhere = live.caches.iter().map(cached).max().unwrap_or(0);
         let cost = step.cost(warm);
-        // What the API counts when the head comes, and when the answer has ended.
+        // What the API counts when the head arrives, and when the answer has ended.
         let costs = match self.world.headers {
             Headers::Real => (step.input_cost(warm), step.output_cost()),
             Headers::Ideal => (cost, 0.0),
@@ -242,7 +243,7 @@ impl Replay<'_> {
         self.schedule(self.now + head, Event::Head(session));
     }
 
-    /// The request is on its way where it will be answered; `lost` tokens of it are cached, but
+    /// Sends the request to the account that will answer it; `lost` of its tokens are cached, but
     /// elsewhere.
     fn serve(&mut self, session: usize, account: usize, step: &Step, lost: u32) {
         let live = &mut self.live[session];

@@ -1,32 +1,31 @@
-//! What a replay asks of whoever chooses the accounts.
+//! The interface between a replay and a router.
 
 use std::time::Duration;
 
 use maxpool::scheduler::quota::{QuotaReport, Verdict, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 
-/// Chooses an account for each request, knowing nothing but what the answers have said.
+/// Chooses an account for each request, knowing only what the answers have said.
 pub trait Router {
-    /// A request's first question, and one more after every refusal, with the accounts that have
-    /// refused it.
+    /// Called for each request, and again after every refusal with the accounts that have refused
+    /// it.
     fn ask(&mut self, now: u64, ask: &Ask<'_>) -> Answer;
-    /// The head of an answer has come.
+    /// The head of an answer has arrived.
     fn head(&mut self, now: u64, lease: u64, status: u16, quota: &QuotaReport);
-    /// The answer is over.
+    /// The answer has ended.
     fn done(&mut self, now: u64, lease: u64, end: End);
-    /// Whoever waited has left.
+    /// A waiting request has left.
     fn leave(&mut self, now: u64, ticket: u64);
-    /// The next verdict about one who waits.
+    /// The next verdict on a waiting request.
     fn wake(&mut self, now: u64) -> Option<(u64, Answer)>;
-    /// When to look for verdicts though nothing happened.
+    /// When to ask for verdicts even if nothing happens before.
     fn next(&self, now: u64) -> Option<u64>;
 }
 
-/// One request.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     pub session: usize,
-    /// None for programs that send single requests.
+    /// None for programs that send unrelated requests.
     pub key: Option<usize>,
     pub bytes: u64,
     pub weight: u32,
@@ -42,13 +41,12 @@ pub enum Answer {
     Wait {
         ticket: u64,
     },
-    /// Nobody can serve it; what is known of when.
+    /// No account can serve it; when one might, if known.
     No {
         wait: Option<u64>,
     },
 }
 
-/// How an attempt ended.
 #[derive(Clone, Debug)]
 pub enum End {
     Served,
@@ -56,7 +54,7 @@ pub enum End {
     ServerSide { retry_after: Duration },
 }
 
-/// Both clocks at this moment of the replay, far from zero.
+/// Both clocks at this moment of the replay, both far from zero.
 pub fn clocks(now: u64) -> Now {
     Now { mono: Mono(50_000_000 + now), wall: wall(now) }
 }
@@ -65,12 +63,12 @@ pub fn wall(now: u64) -> Wall {
     Wall(1_790_000_000_000_i64.saturating_add_unsigned(now))
 }
 
-/// The moment of the replay that this is on the monotonic clock.
+/// The moment of the replay at this monotonic time.
 pub fn moment(mono: Mono) -> u64 {
     mono.0 - 50_000_000
 }
 
-/// A window as the headers tell it: two decimals and no more.
+/// A window as the headers report it, with two decimals.
 pub fn reading(kind: WindowKind, used: f64, reset: u64) -> WindowReading {
     let full = used >= 1.0;
     WindowReading {

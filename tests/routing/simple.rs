@@ -1,5 +1,5 @@
-//! What others do: one rule, an account that refused is left alone until the time that it named,
-//! and whoever finds none waits.
+//! Simple rules used elsewhere: an account that refused is left alone until the time that it named,
+//! and requests wait if no account is left.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,25 +9,25 @@ use maxpool::scheduler::time::Wall;
 use super::plan::Seat;
 use super::router::{Answer, Ask, End, Router, wall};
 
-/// By which an account is chosen.
+/// How an account is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// In turns.
+    /// In turn.
     RoundRobin,
-    /// The smaller of the used shares, of the windows the larger.
+    /// The account with the smallest used share, where its fuller window counts.
     LeastUsed,
-    /// Whose week ends first.
+    /// The account whose week ends first.
     SoonestReset,
 }
 
-/// Whether a window that the headers call full is left alone before a refusal says so.
+/// Whether a window that is full according to the headers is left alone before a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heeds {
     Refusals,
     Headers,
 }
 
-/// How often it is chosen anew.
+/// How often a session's account is chosen again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
     Request,
@@ -59,7 +59,7 @@ impl Known {
         ahead.map(|window| window.1).fold(0.0, f64::max)
     }
 
-    /// An account of which nothing is known comes first, so that something is.
+    /// Accounts of which nothing is known come first, so that they become known.
     fn week_ends(&self, now: u64) -> i64 {
         let week = self
             .windows

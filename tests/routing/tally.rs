@@ -1,35 +1,35 @@
-//! What a replay was like.
+//! The results of a replay.
 
 use super::plan::{FORTNIGHT, HOUR, MINUTE, SECOND};
 use super::upstream::Waste;
 use super::work::{Kind, Session};
 
-/// Sums over one replay or several.
+/// Sums over one or more replays.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Units of work that was asked for, that could be done at best, and that was done.
+    /// Units of work that was requested, that could be done at best, and that was done.
     pub asked: f64,
     pub bound: f64,
     pub done: f64,
-    /// Units of quota that it took, and those of them that were paid for one by one.
+    /// Units of quota that it took, and those of them that were billed individually.
     pub spent: f64,
     pub paid: f64,
-    /// What was done when somebody first had to wait longer than a minute.
+    /// The work done when a request first had to wait longer than a minute.
     before_dry: Option<f64>,
     before_dry_sum: f64,
     pub served: u64,
     /// Sessions that can have a cache.
     pub conversations: u64,
     pub moves: u64,
-    /// Tokens that were written to a cache though another account had them.
+    /// Tokens written to one account's cache although another account had them cached.
     pub moved_tokens: u64,
     pub quota_429: u64,
     pub crowd_429: u64,
-    /// Requests that were told to come back, and sessions that did not.
+    /// Requests that were told to return, and sessions that did not.
     pub refused: u64,
     pub given_up: u64,
     waste: Waste,
-    /// Longer than a second, in ms.
+    /// Waits longer than a second, in ms.
     waits: Vec<u64>,
 }
 
@@ -46,7 +46,7 @@ impl Tally {
         }
     }
 
-    /// A request has waited, since `asked`, when `done` had been done.
+    /// A request that was made at `asked` has waited, when `done` units had been done.
     pub fn waited(&mut self, time: u64, asked: u64, done: f64) {
         if time > SECOND {
             self.waits.push(time);
@@ -57,7 +57,7 @@ impl Tally {
         }
     }
 
-    /// The fortnight is over.
+    /// Ends the fortnight.
     pub fn close(&mut self) {
         self.before_dry_sum = self.before_dry.unwrap_or(self.done);
     }
@@ -90,7 +90,7 @@ impl Tally {
         if whole > 0.0 { 100.0 * part / whole } else { 0.0 }
     }
 
-    /// One row of a table of [`FIGURES`].
+    /// One row in a table of [`FIGURES`].
     pub fn row(&self, name: &str) -> Vec<String> {
         let figures = FIGURES.iter().map(|figure| {
             let value = (figure.of)(self);
@@ -100,7 +100,7 @@ impl Tally {
     }
 }
 
-/// Something that a router is judged by.
+/// A figure by which routers are compared.
 pub struct Figure {
     pub name: &'static str,
     pub better: Better,
@@ -122,14 +122,13 @@ const fn less(name: &'static str, decimals: usize, of: fn(&Tally) -> f64) -> Fig
     Figure { name, better: Better::Less, decimals, of }
 }
 
-/// The columns of the tables.
 pub const FIGURES: [Figure; 12] = [
     more("done, % of asked", 1, |it| Tally::percent(it.done, it.asked)),
     more("% of bound", 1, |it| Tally::percent(it.done, it.bound)),
     more("before the first wait of a minute, %", 1, |it| {
         Tally::percent(it.before_dry_sum, it.asked)
     }),
-    // A router that wastes quota loses less of it at the resets, so the two are one figure.
+    // A router that wastes quota loses less of it at resets, so the two are one figure.
     less("weekly quota lost at resets or spent beyond the work, %", 1, |it| {
         Tally::percent(it.waste.weekly, it.waste.weekly_quota)
             + Tally::percent(it.spent - it.done, it.done)

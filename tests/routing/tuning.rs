@@ -1,10 +1,10 @@
-//! Other settings than the defaults, by their names in the configuration.
+//! Settings other than the defaults, by their names in the configuration.
 
 use std::time::Duration;
 
 use maxpool::scheduler::Policy;
 
-/// A policy that differs from the defaults, and how it was asked for.
+/// A policy that differs from the defaults, and the text that it was parsed from.
 #[derive(Clone, Debug)]
 pub struct Tuning {
     pub text: String,
@@ -12,7 +12,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// From `key=value,key=value`.
+    /// Parses `key=value,key=value`.
     pub fn parse(text: &str) -> Result<Tuning, String> {
         let mut policy = Policy::default();
         for pair in text.split(',') {

@@ -1,4 +1,4 @@
-//! The API's side: what an account may still use, and what its answers say of it.
+//! The API's side: what an account may still use, and what its answers say about that.
 
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ pub struct Account {
     seat: Seat,
     week_reset: u64,
     week_used: f64,
-    /// Its end and what is used of it; none is open until the next request.
+    /// Its end and how much of it is used; none is open until the next request.
     window: Option<(u64, f64)>,
     in_flight: u32,
-    /// What its owner still uses elsewhere, the next request last.
+    /// What its owner still uses elsewhere, with the next request last.
     unseen: Vec<(u64, f64)>,
     number: usize,
     headers: Headers,
     pub waste: Waste,
 }
 
-/// Quota that was there and expired.
+/// Quota that expired unused.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Waste {
     pub weekly: f64,
     pub weekly_quota: f64,
 }
 
-/// A crowd is told to come back then.
+/// How long requests beyond the crowd limit are told to wait.
 const CROWD_WAIT: Duration = Duration::from_secs(10);
 
 impl Account {
@@ -49,12 +49,12 @@ impl Account {
         }
     }
 
-    /// Every unit of it costs money.
+    /// Whether every unit of it is billed.
     pub fn is_paid(&self) -> bool {
         self.seat.plan == Plan::Key
     }
 
-    /// Forgets what has passed, and counts what was left of it.
+    /// Closes windows that have ended, and counts what was left of them.
     pub fn pass(&mut self, now: u64) {
         while let Some((at, cost)) = self.unseen.pop_if(|(at, _)| *at <= now) {
             self.pass_to(at);
@@ -83,7 +83,7 @@ impl Account {
         }
     }
 
-    /// Takes a request, or says why not.
+    /// Accepts a request, or says why not.
     pub fn take(&mut self, now: u64, cost: f64) -> Option<End> {
         self.pass(now);
         if self.in_flight >= self.seat.crowd {
@@ -102,7 +102,7 @@ impl Account {
         None
     }
 
-    /// An answer is over, and has cost that much more than its head knew.
+    /// An answer has ended, and cost this much more than was known at its head.
     pub fn end(&mut self, now: u64, cost: f64) {
         self.pass(now);
         self.in_flight -= 1;
@@ -112,7 +112,7 @@ impl Account {
         self.week_used += cost;
     }
 
-    /// The limit headers of an answer. Those of an API key say nothing that matters.
+    /// The limit headers of an answer. Those of API keys are irrelevant here.
     pub fn headers(&mut self, now: u64) -> QuotaReport {
         self.pass(now);
         let mut windows = Vec::with_capacity(2);
@@ -127,7 +127,7 @@ impl Account {
         QuotaReport { windows, verdict: Some(Verdict::Allowed), ..QuotaReport::default() }
     }
 
-    /// A reset as the answer of this moment tells it.
+    /// A reset as an answer at this moment reports it.
     fn told(&self, now: u64, reset: u64) -> u64 {
         match self.headers {
             Headers::Real => {

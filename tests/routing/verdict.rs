@@ -1,8 +1,8 @@
-//! Whether the scheduler is the best of a comparison, column by column.
+//! Whether the scheduler is the best router of a comparison, column by column.
 //!
-//! Two routers see the same fortnights, so they are compared by the differences within each of
-//! them: chance makes fortnights differ far more than routers do. A difference that chance alone
-//! would give in one of twenty comparisons is noise.
+//! Two routers see the same fortnights and are compared by the differences within each, since
+//! fortnights differ far more by chance than routers do. A difference that chance alone would cause
+//! in one of twenty comparisons is noise.
 
 use super::tally::{Better, FIGURES, Tally};
 
@@ -13,19 +13,19 @@ pub enum Verdict {
     Behind,
 }
 
-/// How the scheduler compares with the best rival of one column.
+/// The scheduler compared with the best rival in one column.
 #[derive(Clone, Debug)]
 pub struct Compared {
     pub figure: &'static str,
     pub rival: String,
     pub verdict: Verdict,
-    /// Mean of the differences and its standard error; positive where the scheduler is better.
+    /// The mean of the differences and its standard error; positive if the scheduler is better.
     pub ahead: f64,
     pub error: f64,
 }
 
-/// Judges by fortnights: of each, the tallies of all routers, the scheduler's first. Rows that the
-/// scheduler is not judged by, other settings of itself, are those up to `own`.
+/// Compares the tallies of all routers, the scheduler's first, for each fortnight. The rows up to
+/// `own` are the scheduler with other settings and do not count as rivals.
 pub fn judge(names: &[String], own: usize, fortnights: &[Vec<Tally>]) -> Vec<Compared> {
     let judge = |figure: &super::tally::Figure| {
         let sign = match figure.better {
@@ -54,7 +54,7 @@ pub fn judge(names: &[String], own: usize, fortnights: &[Vec<Tally>]) -> Vec<Com
     FIGURES.iter().filter_map(judge).collect()
 }
 
-/// Standard errors of a mean of so many: Student's t for 95 %.
+/// How many standard errors of a mean of `count` differences are noise: Student's t for 95 %.
 fn noise(count: usize) -> f64 {
     let few = [f64::INFINITY, f64::INFINITY, 12.7, 4.3, 3.2, 2.8, 2.6, 2.4, 2.4, 2.3];
     few.get(count).copied().unwrap_or(2.1)

@@ -1,21 +1,21 @@
-//! The work of a fortnight: who begins when, and what each of their requests needs. Decided by the
-//! seed alone, whoever routes it.
+//! The work of a fortnight: when each session begins, and what its requests need. Only the seed
+//! decides it, whichever router is used.
 
 use super::plan::{DAY, FORTNIGHT, HOUR, MINUTE, SECOND, Scenario, Seat};
 use super::rng::Rng;
 use super::world::World;
 
-/// Tokens of instructions and tools at the head of every conversation.
+/// Tokens of instructions and tools at the start of every conversation.
 const BASE: u32 = 18_000;
 
-/// Who works.
+/// The kind of client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Someone at a terminal: bursts of requests, pauses to think, a cache that grows.
     Interactive,
-    /// An agent that runs for hours without anyone looking.
+    /// An agent that runs unattended for hours.
     Agent,
-    /// A program with single requests that have nothing to do with each other and no session.
+    /// A program that sends unrelated requests without a session.
     Script,
 }
 
@@ -27,24 +27,24 @@ pub struct Session {
     pub steps: Vec<Step>,
 }
 
-/// One request.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// Time between the answer before and this request.
+    /// Time between the previous answer and this request.
     pub pause: u64,
-    /// Time until the answer is whole.
+    /// Time until the answer is complete.
     pub takes: u64,
     /// Tokens of the whole conversation.
     pub context: u32,
-    /// Counts how often it was summed up: a prefix of an older one is worth only its head.
+    /// How often the conversation was summarised; only the head of an older edition's cache is
+    /// usable.
     pub edition: u16,
     pub output: u32,
-    /// What it costs where its cache is; that much work is done when it is served.
+    /// The cost where its cache is, which is also the work done when it is served.
     pub worth: f64,
 }
 
 impl Kind {
-    /// How long one request may wait until whoever asked gives the session up.
+    /// How long one request may wait before the client abandons the session.
     pub fn patience(self) -> u64 {
         match self {
             Kind::Interactive => HOUR,
@@ -55,12 +55,12 @@ impl Kind {
 }
 
 impl Step {
-    /// Units of quota if so many tokens of it are cached.
+    /// Units of quota if this many of its tokens are cached.
     pub fn cost(&self, cached: u32) -> f64 {
         self.input_cost(cached) + self.output_cost()
     }
 
-    /// The part that is known when the head of the answer comes.
+    /// The part that is known when the answer's head arrives.
     pub fn input_cost(&self, cached: u32) -> f64 {
         let cached = cached.min(self.context);
         0.1 * f64::from(cached) + 1.25 * f64::from(self.context - cached)
@@ -77,7 +77,7 @@ impl Step {
     }
 }
 
-/// The sessions of a fortnight that need `load` times the quota of the pool, by their beginning.
+/// The sessions of a fortnight that need `load` times the pool's quota, sorted by their start.
 pub fn sessions(scenario: &Scenario, load: f64, world: &World, rng: &mut Rng) -> Vec<Session> {
     let days = Days::new(world, rng);
     let budget = load * scenario.quota(world);
@@ -108,8 +108,8 @@ pub fn sessions(scenario: &Scenario, load: f64, world: &World, rng: &mut Rng) ->
 }
 
 impl Session {
-    /// When its requests would be made if nobody ever waited, within the fortnight, and their
-    /// worth.
+    /// When its requests would be made within the fortnight if none ever waited, and how much work
+    /// each is.
     pub fn demand(&self) -> impl Iterator<Item = (u64, f64)> {
         let mut at = self.begins;
         self.steps
@@ -127,7 +127,7 @@ impl Session {
     }
 }
 
-/// What the owner of a subscription does with it elsewhere, by request: when, and what it costs.
+/// What a subscription's owner does with it elsewhere: the time and cost of each request.
 pub fn unseen(seat: &Seat, world: &World, rng: &mut Rng) -> Vec<(u64, f64)> {
     if world.unseen == 0.0 || !seat.plan.is_subscription() {
         return Vec::new();
@@ -146,7 +146,7 @@ pub fn unseen(seat: &Seat, world: &World, rng: &mut Rng) -> Vec<(u64, f64)> {
     requests
 }
 
-/// How busy each day is: working days differ a lot, and some are twice as busy as others.
+/// How busy each day is: working days vary a lot, and some are twice as busy as others.
 struct Days([u64; 14]);
 
 impl Days {
@@ -164,7 +164,8 @@ impl Days {
             left -= self.0[day];
             day += 1;
         }
-        // Two humps for people; agents are sent off in the evening too, and programs run whenever.
+        // Two peaks for people; agents are also started in the evening, and programs run at any
+        // time.
         let middle = match (kind, rng.below(10)) {
             (Kind::Interactive, 0..5) => 10 * HOUR,
             (Kind::Interactive, _) => 14 * HOUR + 30 * MINUTE,
@@ -187,7 +188,8 @@ fn steps(kind: Kind, world: &World, rng: &mut Rng) -> Vec<Step> {
     match kind {
         Kind::Interactive => {
             let prompts = 1 + geometric(rng, 12);
-            // One prompt is a burst of requests with tools between them, then somebody reads.
+            // Each prompt is a burst of requests with tool calls in between, followed by a pause
+            // for reading.
             let bursts: Vec<u64> = (0..prompts).map(|_| 1 + geometric(rng, 6)).collect();
             let pauses = bursts.iter().flat_map(|burst| {
                 std::iter::once(Pause::Thinking).chain((1..*burst).map(|_| Pause::Tool))
@@ -228,7 +230,8 @@ fn conversation(pauses: Vec<Pause>, world: &World, rng: &mut Rng) -> Vec<Step> {
     let mut edition = 0;
     let mut cached = (0, 0);
     let mut steps = Vec::with_capacity(pauses.len());
-    // A cache is as old as the request that used it last, so an answer's own time counts.
+    // The age of a cache counts from the request that used it last, so the answer's own time is
+    // included.
     let mut age = 0;
     for pause in pauses {
         let pause = match pause {
@@ -255,7 +258,7 @@ fn conversation(pauses: Vec<Pause>, world: &World, rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// 2 s to the first word, then 70 tokens a second.
+/// 2 s to the first word, then 70 tokens per second.
 fn takes(output: u32) -> u64 {
     2 * SECOND + u64::from(output) * SECOND / 70
 }

@@ -1,34 +1,34 @@
-//! What is not as usual in a replay. A policy that was tuned in one world has to hold in others.
+//! Variations of the replayed world. A policy that was tuned in one world must do well in others.
 
-/// The differences between one world and another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct World {
-    /// Share of each subscription's quota that its owner uses elsewhere, unseen.
+    /// The share of each subscription's quota that its owner uses elsewhere, unseen.
     pub unseen: f64,
-    /// A quarter of the agents are teams of 5 to 30 subagents that begin at once.
+    /// A quarter of the agents are teams of 5 to 30 subagents that start at once.
     pub teams: bool,
-    /// The spreads of all sizes times this.
+    /// A factor on the spreads of all sizes.
     pub tails: f64,
-    /// Minutes until a prompt cache forgets what was not used.
+    /// Minutes until a prompt cache expires.
     pub cache_minutes: u64,
-    /// A conversation is summed up when it has grown to so many tokens, and goes on with so many.
+    /// A conversation is summarised when it has grown to the first number of tokens, and continues
+    /// with the second.
     pub compact: (u32, u32),
-    /// Of a hundred sessions, so many are programs with single requests.
+    /// The percentage of sessions that are programs with unrelated requests.
     pub scripts: u64,
-    /// A week in full five-hour windows.
+    /// A week's quota in full five-hour windows.
     pub week: f64,
-    /// The limits of requests in flight times this.
+    /// A factor on the limits of requests in flight.
     pub crowd: f64,
     pub headers: Headers,
 }
 
-/// What the headers of an answer tell.
+/// What the headers of an answer report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Headers {
-    /// As those of the real API: an answer's output is counted when it ends, after its head has
-    /// come, and the reset of one window is told up to a minute late, each time differently.
+    /// Like the real API: an answer's output is counted when it ends, after its head was sent, and
+    /// a window's reset is reported up to a minute late, differently each time.
     Real,
-    /// An answer is counted whole before its head comes, and resets are exact.
+    /// An answer is counted completely before its head arrives, and resets are exact.
     Ideal,
 }
 
@@ -44,12 +44,12 @@ pub const USUAL: World = World {
     headers: Headers::Real,
 };
 
-/// What [`World::parse`] knows.
+/// The words that [`World::parse`] accepts.
 pub const WORDS: &str = "usual, unseen10, unseen20, unseen30, teams, heavy, hour, long, scripts, \
     noscripts, week5, week12, nocrowd, ideal";
 
 impl World {
-    /// From words: `unseen20,teams`.
+    /// Parses words such as `unseen20,teams`.
     pub fn parse(text: &str) -> Result<World, String> {
         let mut world = USUAL;
         for word in text.split(',') {

@@ -1,5 +1,5 @@
-//! The scheduler through its public interface: its rules one by one, and a simulator that lets
-//! chance find what the rules miss.
+//! The scheduler through its public interface: tests of its rules, and a simulator that finds by
+//! chance what those miss.
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stderr, reason = "what was measured is shown with --nocapture")]

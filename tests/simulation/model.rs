@@ -1,5 +1,5 @@
-//! What the simulator itself knows of blocks, limits and places: a second, simpler opinion to hold
-//! the scheduler against.
+//! The simulator's own model of blocks, limits and places: a second, simpler implementation to
+//! check the scheduler against.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use maxpool::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{AccountSpec, Outcome, Overload, Policy, Request};
 
-/// What was told about one account.
+/// What is known about one account.
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) spec: AccountSpec,
@@ -16,19 +16,19 @@ pub(crate) struct Known {
     pub(crate) in_flight: u32,
     pub(crate) weight: u64,
     pub(crate) ended: u64,
-    /// When a request was granted here or a head came from here last.
+    /// When a request was last granted here, or an answer's head last came from here.
     pub(crate) moved: Mono,
     /// When an answer last rejected a request, by what was used up.
     rejected: BTreeMap<Why, Mono>,
-    /// The last `unified-status` allows requests.
+    /// Whether the last `unified-status` allows requests.
     pub(crate) allowed: bool,
-    /// The last answer said that paid overage is in use.
+    /// Whether the last answer said that paid overage is in use.
     paid: bool,
     blocks: BTreeMap<Why, (Option<Mono>, Option<Wall>)>,
     windows: BTreeMap<WindowKind, (f64, Option<Wall>, Mono)>,
 }
 
-/// Why an account may not be used, as the simulator tells reasons apart.
+/// The simulator's reasons why an account may not be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Why {
     Quota(Option<WindowKind>, Option<Family>),
@@ -56,7 +56,7 @@ impl Known {
         }
     }
 
-    /// Forgets what has passed, as the scheduler does with every call.
+    /// Forgets what has ended, as the scheduler does on every call.
     pub(crate) fn expire(&mut self, now: Now) {
         let ahead = |(mono, wall): &(Option<Mono>, Option<Wall>)| {
             mono.is_some_and(|at| at > now.mono) || wall.is_some_and(|at| at > now.wall)
@@ -129,8 +129,8 @@ impl Known {
         }
     }
 
-    /// Someone was served: a limit without a known end that is older than a minute may have been
-    /// looked at and passed (S3).
+    /// An answer succeeded: a limit without a known end that is older than a minute may have been
+    /// probed and cleared (S3).
     pub(crate) fn served(&mut self, now: Now) {
         let minute = Duration::from_secs(60);
         self.windows
@@ -161,7 +161,7 @@ impl Known {
         *end = (end.0.max(mono), wall.or(end.1));
     }
 
-    /// P7 as the simulator reads it: the least that an outcome must block.
+    /// P7 as the simulator reads it: the minimum that an outcome must block.
     pub(crate) fn ended(
         &mut self,
         now: Now,
@@ -173,7 +173,7 @@ impl Known {
         let most = Duration::from_secs(30);
         match outcome {
             Outcome::Success => self.served(now),
-            // What is not proven takes nothing from anybody; proofs are another oracle's.
+            // A refusal without proof must not block an account; another oracle checks proofs.
             Outcome::Neutral
             | Outcome::Abandoned
             | Outcome::Broken { .. }
@@ -201,7 +201,8 @@ impl Known {
                 self.put(Why::Network, after(policy.network_cooldown), None);
             }
             Outcome::Network { .. } => {}
-            // Refusals of what was under way when a rest began do not prolong it; rules test that.
+            // Refusals of requests that were in flight when a rest began do not prolong it; the
+            // rules test that.
             Outcome::CredentialRefused { .. } => {}
             Outcome::NeedsLogin { .. } => self.put(Why::Credential, Some(Mono::MAX), None),
             Outcome::Unusable { .. } => {
@@ -210,7 +211,7 @@ impl Known {
         }
     }
 
-    /// When an answer last said of what keeps a request of this family out now that it does.
+    /// When the obstacles that keep a request of this family out were last reported.
     pub(crate) fn said_at(&self, policy: &Policy, family: Option<&Family>) -> Mono {
         let concerns = |own: &Family| family.is_none_or(|family| family == own);
         let holds = |why: &Why| match why {
@@ -227,7 +228,7 @@ impl Known {
         rejected.chain(full.map(|(_, (.., learned))| *learned)).max().unwrap_or_default()
     }
 
-    /// Why this request must not go here, if the simulator knows a reason.
+    /// A reason why this request must not go here, if the simulator knows one.
     pub(crate) fn forbids(
         &self,
         now: Now,
@@ -277,7 +278,7 @@ impl Known {
     }
 }
 
-/// The places of the queue as the simulator keeps them.
+/// The places in the queue, as tracked by the simulator.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     last: u64,
@@ -285,7 +286,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// The place of one who joins now.
+    /// The place of a request that joins now.
     pub(crate) fn join(&mut self, now: Mono, resume: Option<u128>) -> u64 {
         self.kept.retain(|(_, _, until)| *until > now);
         if let Some(index) = resume.and_then(|key| self.kept.iter().position(|kept| kept.0 == key))
@@ -296,7 +297,7 @@ impl Places {
         self.last
     }
 
-    /// Its place is kept for a minute.
+    /// Keeps a request's place for a minute.
     pub(crate) fn keep(&mut self, now: Mono, resume: Option<u128>, place: u64) {
         if let Some(key) = resume {
             self.kept.push((key, place, now + Duration::from_secs(60)));

@@ -1,6 +1,6 @@
-//! Chance that can be repeated: SplitMix64.
+//! A repeatable random number generator: SplitMix64.
 
-/// A stream of numbers decided by its seed.
+/// A stream of numbers that its seed determines.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -17,17 +17,17 @@ impl Rng {
         word ^ (word >> 31)
     }
 
-    /// Below `end`; 0 if that is 0.
+    /// A number below `end`; 0 if `end` is 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 
-    /// From `first` to `last`, both included.
+    /// A number from `first` to `last` inclusive.
     pub(crate) fn within(&mut self, first: u64, last: u64) -> u64 {
         first + self.below(last - first + 1)
     }
 
-    /// True so many times in a thousand.
+    /// True with this probability in thousandths.
     pub(crate) fn chance(&mut self, per_mille: u64) -> bool {
         self.below(1_000) < per_mille
     }

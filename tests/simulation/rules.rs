@@ -1,4 +1,4 @@
-//! One test a rule of SPEC S, P and Q, named after it.
+//! One test for each rule of SPEC S, P and Q, named after it.
 
 mod answers;
 mod caring;
@@ -30,7 +30,7 @@ use super::table::{
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Both accounts know a quiet week, so that nothing but the test decides.
+/// Gives both accounts a quiet week, so that only the test decides.
 fn quiet_week(table: &mut Table, ids: &[AccountId]) {
     for id in ids {
         let reset = table.wall_after(6 * DAY);
@@ -38,7 +38,7 @@ fn quiet_week(table: &mut Table, ids: &[AccountId]) {
     }
 }
 
-/// An answer of this account says that paid overage is in use.
+/// An answer from this account says that paid overage is in use.
 fn overage(table: &mut Table, id: AccountId) {
     let reset = Some(table.wall_after(HOUR));
     let quota = QuotaReport {
@@ -49,7 +49,7 @@ fn overage(table: &mut Table, id: AccountId) {
     answer(table, id, &quota);
 }
 
-/// A request of its own gets this head from an account, and ends well.
+/// A separate request gets an answer with this head from an account, and ends well.
 fn answer(table: &mut Table, id: AccountId, quota: &QuotaReport) {
     let request = Request { pinned: Some(id), ..table.request() };
     let grant = table.granted(request);

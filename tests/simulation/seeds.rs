@@ -1,5 +1,4 @@
-//! Runs the simulator over many seeds, over the seeds that once found something, and over planted
-//! bugs.
+//! Runs the simulator over many seeds, over seeds that once found a bug, and over planted bugs.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -11,13 +10,13 @@ use super::world::{Options, Violation, run};
 
 const SOUND: Options = Options { bug: None, telling: false };
 
-/// Seeds in `make test`; `MAXPOOL_SIM_SEEDS` says otherwise.
+/// Seeds in `make test`, unless `MAXPOOL_SIM_SEEDS` is set.
 const SEEDS: u64 = 1_000;
 
-/// Fewer seeds than this need not show every variant.
+/// Runs of fewer seeds need not cover every variant.
 const SEEDS_FOR_COVERAGE: u64 = 500;
 
-/// Everything that must occur over all seeds, so that no oracle stands beside something that never
+/// Everything that must occur over all seeds, so that no oracle guards something that never
 /// happens.
 const EXPECTED: &[&str] = &[
     "Admission::Granted",
@@ -218,7 +217,7 @@ fn every_planted_bug_is_caught() {
     }
 }
 
-/// What each oracle must be able to catch.
+/// Planted bugs, each with the oracle that must catch it.
 const BUGS: [(Bug, &str); 28] = [
     (Bug::SwallowsAVerdict, "snapshot sums agree"),
     (Bug::RepeatsAVerdict, "every ticket ends once"),
@@ -250,7 +249,7 @@ const BUGS: [(Bug, &str); 28] = [
     (Bug::RepeatsCalls, "no call is repeated without a change"),
 ];
 
-/// A bug shows within so many seeds, or its oracle is too weak.
+/// An oracle that does not catch its bug within this many seeds is too weak.
 const SEEDS_FOR_A_BUG: u64 = 300;
 
 const RANDOM: &str = "same seed, same trace";
@@ -259,7 +258,7 @@ fn random() -> Violation {
     Violation { oracle: RANDOM, what: "a second run went otherwise".to_owned() }
 }
 
-/// Runs the seed once more and prints how it came to that.
+/// Runs the seed again and prints the events that led to the violation.
 fn tell(seed: u64, violation: &Violation) {
     let (report, _) = run(seed, Options { telling: true, ..SOUND });
     let tale = report.tale.iter().rev().take(60).rev().cloned().collect::<Vec<_>>().join("\n");

@@ -1,4 +1,4 @@
-//! SPEC F7: scheduling a request among 64 accounts takes below 20 µs, in a release build.
+//! SPEC F7: scheduling a request among 64 accounts takes less than 20 µs in a release build.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use maxpool::scheduler::{Outcome, Policy, Request, SessionKey};
 use super::table::{Table, evidence, oauth, report, secs, window};
 
 const ACCOUNTS: u64 = 64;
-/// As many as are kept (S9).
+/// The maximum number of sessions kept (S9).
 const SESSIONS: u64 = 10_000;
 const REQUESTS: u32 = 5_000;
 const LIMIT: Duration = Duration::from_micros(20);
@@ -27,13 +27,13 @@ fn f7_scheduling_among_64_accounts() {
         "F7: to admit a request among {ACCOUNTS} accounts takes {without:.1?} without sessions, \
          {with:.1?} with {SESSIONS}"
     );
-    // A loaded machine must not fail the test: ten times the promise does, and a cost that grows
-    // with the sessions. A debug build is no measure of the first.
+    // A loaded machine must not fail the test, so only ten times the limit does, or a cost that
+    // grows with the number of sessions. Debug builds are only checked for the latter.
     assert!(cfg!(debug_assertions) || with < 10 * LIMIT, "{with:?}");
     assert!(with < 4 * without, "{with:?} with sessions, {without:?} without");
 }
 
-/// How long a request takes to be admitted: of one of `sessions`, if there are any.
+/// How long it takes to admit a request, which belongs to one of `sessions` if given.
 fn time_to_admit(table: &mut Table, sessions: Option<u64>) -> Duration {
     let mut admitting = Duration::ZERO;
     for n in 0..u64::from(REQUESTS) {
@@ -43,7 +43,7 @@ fn time_to_admit(table: &mut Table, sessions: Option<u64>) -> Duration {
     admitting / REQUESTS
 }
 
-/// One request from admission to its end; gives how long the admission took.
+/// One request from admission to its end; returns how long the admission took.
 fn serve(table: &mut Table, session: Option<SessionKey>) -> Duration {
     table.pass(Duration::from_millis(3));
     let head = report(vec![window(WindowKind::FiveHour, 0.3, Some(table.wall_after(secs(3_000))))]);
@@ -57,8 +57,7 @@ fn serve(table: &mut Table, session: Option<SessionKey>) -> Duration {
     admitting
 }
 
-/// Every account knows its windows and has something to tell: a block, a failure, requests in
-/// flight.
+/// Every account knows its windows and has a block, a failure or requests in flight.
 fn busy_table() -> Table {
     let mut table = Table::new(Policy { max_active_global: 0, ..Policy::default() });
     for n in 0..ACCOUNTS {

@@ -1,5 +1,5 @@
-//! The scheduler as the simulator sees it: the real one, or the real one with a bug planted in
-//! front of it, so that every oracle can be shown to catch something.
+//! The scheduler as the simulator sees it: the real one, or the real one behind a planted bug,
+//! which shows that every oracle can catch something.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use maxpool::scheduler::{
     Wake,
 };
 
-/// What is wrong with the subject.
+/// The bug in the subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
     /// A verdict is never delivered.
@@ -24,57 +24,57 @@ pub(crate) enum Bug {
     IgnoresRejections,
     /// A cooldown blocks nothing.
     IgnoresCooldowns,
-    /// An account is tried twice in a pass.
+    /// An account is tried twice in one pass.
     ForgetsExclusions,
-    /// Twice the safety caps.
+    /// Allows twice the safety caps.
     ExceedsCaps,
-    /// A lease is never given back.
+    /// A lease is never returned.
     LeaksALease,
-    /// The last in the queue is served first.
+    /// The last request in the queue is served first.
     ServesTheLastFirst,
     /// Wakes up too late.
     Oversleeps,
     /// Wakes up without end.
     Spins,
-    /// Holds longer than the client bears.
+    /// Holds a request longer than its client tolerates.
     IgnoresTolerance,
-    /// Lets go before the client must leave.
+    /// Ends a wait before the client has to leave.
     ExpiresEarly,
     /// Holds longer than the limit.
     IgnoresWaitLimits,
-    /// A place that became free is offered to nobody until something else happens.
+    /// A free slot is offered to no request until something else happens.
     ForgetsToWake,
-    /// The probe of the breaker is not the only one.
+    /// The breaker has more than one probe.
     ProbesTwice,
-    /// A step of the wall clock is taken for time.
+    /// A step of the wall clock counts as elapsed time.
     MixesClocks,
     /// Status counts wrongly.
     Miscounts,
-    /// Another run does otherwise.
+    /// Two runs of the same seed differ.
     IsRandom,
     /// Sends signed thinking to providers.
     SendsThinkingAway,
-    /// Goes on with a disabled account.
+    /// Continues to use a disabled account.
     IgnoresDisabling,
-    /// Has more in the queue than allowed.
+    /// Queues more requests than allowed.
     OverfillsTheQueue,
-    /// Refuses one whom an account could serve.
+    /// Refuses a request that an account could serve.
     RefusesWithoutNeed,
-    /// Goes on in a pass after the attempts are used up.
+    /// Continues a pass after all attempts are used up.
     TriesTooOften,
     /// A cooldown that has no end.
     BlocksForEver,
-    /// Chooses by the score where a cache should decide.
+    /// Chooses by score where a cache should decide.
     MovesSessions,
-    /// Takes an account from everybody for one request's sake.
+    /// Blocks an account for all requests because of one of them.
     BlamesAtOnce,
-    /// Never holds the same trouble of two requests against an account.
+    /// Never blocks an account because two requests met the same refusal.
     NeverProves,
     /// Forgets where a request was refused.
     RepeatsCalls,
 }
 
-/// A verdict as the simulator gets it: leases stay in here.
+/// A verdict as the simulator receives it; leases stay in here.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Granted(Ticket, Given),
@@ -82,7 +82,7 @@ pub(crate) enum Verdict {
     Refused(Ticket, maxpool::scheduler::Refusal),
 }
 
-/// A grant without its lease, which is known by its number.
+/// A grant without its lease, which is identified by its number.
 #[derive(Clone, Debug)]
 pub(crate) struct Given {
     pub(crate) lease: u64,
@@ -109,7 +109,7 @@ pub(crate) enum Cancelled {
     AlreadyPolled,
 }
 
-/// The scheduler with the leases that it has given.
+/// The scheduler with the leases that it has granted.
 #[derive(Debug)]
 pub(crate) struct Subject {
     scheduler: Scheduler,
@@ -118,9 +118,9 @@ pub(crate) struct Subject {
     tickets: Vec<Ticket>,
     verdicts: u64,
     repeated: Option<(Ticket, maxpool::scheduler::Refusal)>,
-    /// Leases that were given back behind the simulator's back, with account and weight.
+    /// Leases that a bug returned without the simulator's knowledge, with account and weight.
     ghosts: BTreeMap<u64, (AccountId, u32)>,
-    /// What the monotonic clock was made to jump.
+    /// How far the monotonic clock was made to jump.
     jumped: u64,
     distance: Option<i64>,
     silent: bool,
@@ -146,7 +146,7 @@ impl Subject {
         subject
     }
 
-    /// Everything that is only asked, or done without a bug.
+    /// The real scheduler, for calls that only read or that no bug affects.
     pub(crate) fn real(&mut self) -> &mut Scheduler {
         &mut self.scheduler
     }
@@ -306,7 +306,7 @@ impl Subject {
         }
         let ticket = wake.ticket();
         if self.bug == Some(Bug::ServesTheLastFirst) && matches!(wake, Wake::Granted { .. }) {
-            // Whoever is last in the queue gets it, and the first takes that one's place.
+            // The last request in the queue gets the grant, and the first one takes its place.
             if let Some(last) = self.tickets.iter().position(|known| *known == ticket) {
                 let end = self.tickets.len() - 1;
                 if last != end {
@@ -333,8 +333,8 @@ impl Subject {
         let stolen = self.tickets[last];
         let Wake::Granted { grant, .. } = wake else { unreachable!("only grants are swapped") };
         self.tickets.remove(first);
-        // The real place of the stolen ticket is given up; its owner was served, the other one
-        // waits for ever.
+        // The real place of the stolen ticket is given up: its owner was served, and the other
+        // request waits for ever.
         let cancelled = self.scheduler.cancel(now, stolen);
         drop(cancelled);
         self.tickets.retain(|known| *known != stolen);

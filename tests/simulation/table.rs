@@ -1,4 +1,4 @@
-//! A small pool on virtual clocks, for tests that read like the rule they are about.
+//! A small pool on virtual clocks, for tests that read like the rules they check.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use maxpool::scheduler::{
     Scheduler, Ticket, Unproven, Wake,
 };
 
-/// The scheduler with its clocks and what has been asked of it.
+/// The scheduler with its clocks and the number of requests so far.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) scheduler: Scheduler,
@@ -20,7 +20,7 @@ pub(crate) struct Table {
     requests: u64,
 }
 
-/// Monday noon or so, far from zero on both clocks.
+/// About noon on a Monday, far from zero on both clocks.
 pub(crate) const START: Now = Now { mono: Mono(50_000_000), wall: Wall(1_790_000_000_000) };
 
 pub(crate) fn secs(secs: u64) -> Duration {
@@ -36,7 +36,7 @@ pub(crate) fn family(name: &str) -> Family {
     Family(Arc::from(name))
 }
 
-/// A Claude subscription in the usual profiles.
+/// A Claude subscription with the usual profiles.
 pub(crate) fn oauth(name: &str) -> AccountSpec {
     AccountSpec {
         name: Arc::from(name),
@@ -49,7 +49,7 @@ pub(crate) fn oauth(name: &str) -> AccountSpec {
     }
 }
 
-/// A provider in the usual profile and priority.
+/// A provider with the usual profile and priority.
 pub(crate) fn provider(name: &str) -> AccountSpec {
     AccountSpec {
         kind: Kind::Provider,
@@ -59,7 +59,7 @@ pub(crate) fn provider(name: &str) -> AccountSpec {
     }
 }
 
-/// What some answer said.
+/// Evidence from an answer with this status and message.
 pub(crate) fn evidence(status: u16, message: &str) -> Evidence {
     Evidence {
         status: Some(status),
@@ -70,7 +70,7 @@ pub(crate) fn evidence(status: u16, message: &str) -> Evidence {
     }
 }
 
-/// A window used so far, that ends after so long.
+/// A window with this used share and reset.
 pub(crate) fn window(kind: WindowKind, used: f64, reset: Option<Wall>) -> WindowReading {
     WindowReading {
         kind,
@@ -87,7 +87,7 @@ pub(crate) fn report(windows: Vec<WindowReading>) -> QuotaReport {
     QuotaReport { windows, ..QuotaReport::default() }
 }
 
-/// Headers of a rejection by this window.
+/// Headers of a rejection because of this window.
 pub(crate) fn rejection(
     claim: Option<WindowKind>,
     reset: Option<Wall>,
@@ -106,12 +106,12 @@ pub(crate) fn quota_rejected(quota: QuotaReport) -> Outcome {
     Outcome::QuotaRejected { quota, evidence: evidence(429, "this account's limit is exceeded") }
 }
 
-/// What the API says of itself: the account is set aside for 30 s.
+/// An outcome in which the API itself is in trouble: the account is set aside for 30 s.
 pub(crate) fn set_aside() -> Outcome {
     Outcome::ServerSide {
         overload: Overload::Overloaded529,
         retry_after: None,
-        // Never the same trouble twice, or the breaker would trip.
+        // Never the same fingerprint twice, or the breaker would open.
         fingerprint: print(&words_of(NEXT.fetch_add(1, Ordering::Relaxed))),
         evidence: evidence(529, "try later"),
     }
@@ -128,17 +128,17 @@ fn words_of(mut number: u64) -> String {
     words
 }
 
-/// The fingerprint of these words.
+/// The fingerprint of this message.
 pub(crate) fn print(message: &str) -> Fingerprint {
     Fingerprint::of(RouteClass::Messages, 429, "rate_limit_error", message)
 }
 
-/// The account's way is in trouble.
+/// A server error.
 pub(crate) fn server_error() -> Outcome {
     Outcome::ServerError { fingerprint: print("later"), evidence: evidence(503, "try later") }
 }
 
-/// A refusal that says nothing.
+/// A refusal without a reason.
 pub(crate) fn bare(unproven: Unproven) -> Outcome {
     let status = match unproven {
         Unproven::Limit(_) => 429,
@@ -161,7 +161,7 @@ impl Table {
         Table { scheduler: Scheduler::new(policy), now: START, requests: 0 }
     }
 
-    /// So many subscriptions named `a`, `b`, … that know their weekly reset.
+    /// A table with this many subscriptions named `a`, `b`, … whose weekly resets are known.
     pub(crate) fn with(accounts: u8) -> (Table, Vec<AccountId>) {
         let mut table = Table::new(Policy::default());
         let ids =
@@ -173,7 +173,7 @@ impl Table {
         self.scheduler.add_account(self.now, spec)
     }
 
-    /// Both clocks go on.
+    /// Advances both clocks.
     pub(crate) fn pass(&mut self, time: Duration) {
         self.now.mono = self.now.mono + time;
         self.now.wall = self.now.wall + time;
@@ -225,7 +225,7 @@ impl Table {
         self.scheduler.complete(self.now, lease, outcome)
     }
 
-    /// Grants, answers with 200 and ends it; gives the account.
+    /// Gets a grant for the request, answers it with 200 and ends it; returns the account.
     #[track_caller]
     pub(crate) fn serve(&mut self, request: Request) -> AccountId {
         let grant = self.granted(request);
@@ -234,7 +234,7 @@ impl Table {
         grant.account
     }
 
-    /// Blocks an account by an answer to a request of its own.
+    /// Blocks an account by an answer to a separate request.
     #[track_caller]
     pub(crate) fn fail(&mut self, account: AccountId, outcome: Outcome) {
         let request = Request { pinned: Some(account), ..self.request() };
@@ -242,7 +242,7 @@ impl Table {
         self.complete(grant.lease, outcome);
     }
 
-    /// What the probe says of an account.
+    /// Reports windows of an account as the probe does.
     pub(crate) fn learn(&mut self, account: AccountId, windows: Vec<WindowReading>) {
         self.scheduler.learn(self.now, account, &report(windows));
     }
@@ -251,7 +251,7 @@ impl Table {
         std::iter::from_fn(|| self.scheduler.poll(self.now)).collect()
     }
 
-    /// Those granted now, in order, with their tickets.
+    /// The grants made now, in order, with their tickets.
     #[track_caller]
     pub(crate) fn wakes(&mut self) -> Vec<(Ticket, Grant)> {
         let grant = |wake| match wake {
@@ -261,8 +261,8 @@ impl Table {
         self.poll().into_iter().map(grant).collect()
     }
 
-    /// Lets time pass from one wake-up to the next until something is polled, and says after how
-    /// long.
+    /// Advances the time from one wake-up to the next until something is polled; returns how long
+    /// that took.
     #[track_caller]
     pub(crate) fn until_wake(&mut self) -> (Duration, Vec<Wake>) {
         let start = self.now.mono;

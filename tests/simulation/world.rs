@@ -1,7 +1,7 @@
-//! A world around the scheduler: accounts that have limits and bad days, clients that come, wait,
-//! leave and come back, a gate that keeps its contract, and oracles that look at every step.
+//! A simulated world around the scheduler: accounts with limits and failures, clients that arrive,
+//! wait, leave and return, a gate that keeps its contract, and oracles that check every step.
 //!
-//! One seed decides everything. After the chaos the faults stop and all must settle.
+//! One seed decides everything. After a chaotic phase, the faults stop and everything must settle.
 
 mod answers;
 mod clients;
@@ -36,7 +36,7 @@ pub(crate) struct Violation {
     pub(crate) what: String,
 }
 
-/// What a run was like.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     /// A digest of everything that happened.
@@ -45,13 +45,13 @@ pub(crate) struct Report {
     pub(crate) grants: u64,
     /// Every variant of every decision that occurred.
     pub(crate) seen: BTreeSet<String>,
-    /// The last happenings, when asked for.
+    /// The latest events, if requested.
     pub(crate) tale: Vec<String>,
 }
 
 type Checked = Result<(), Violation>;
 
-/// How a seed is to be run.
+/// How to run a seed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     pub(crate) bug: Option<Bug>,
@@ -75,16 +75,17 @@ struct World {
     faults: Faults,
     trouble_until: Mono,
     probes: BTreeMap<Option<Family>, u64>,
-    /// When a breaker closed last.
+    /// When a breaker last closed.
     closed_at: Option<Mono>,
-    /// When those were sent whom an account has served, and who they were.
+    /// When the requests that an account has served were sent, and their kin.
     served: BTreeMap<AccountId, Vec<(Mono, Kin)>>,
-    /// Who has met an unproven refusal with these words on an account since it served somebody.
+    /// The kin of requests that met an unproven refusal with this message on an account since it
+    /// last served one.
     met: BTreeMap<(AccountId, String), BTreeSet<Kin>>,
     met_at: BTreeMap<(AccountId, String), Mono>,
-    /// Where a session was served last, and when that request was granted.
+    /// Which account last served a session, and when that request was granted.
     caches: BTreeMap<SessionKey, (AccountId, Mono)>,
-    /// The breaker cannot be followed in this step.
+    /// The breaker cannot be tracked in this step.
     blind: bool,
     draining: bool,
     settling: bool,
@@ -100,10 +101,10 @@ struct Client {
     grants_in_pass: usize,
     grants: u32,
     first_wait: Option<Mono>,
-    /// Since when nothing but the brink or a cold start has kept it.
+    /// Since when only the brink or a cold start has kept it waiting.
     restrained: Option<Mono>,
     granted: Mono,
-    /// Where it was refused without evidence, when, and how long it leaves the account alone then.
+    /// Which accounts refused it without evidence, when, and how long it must avoid each.
     refused_by: BTreeMap<AccountId, (Mono, Duration)>,
     returns: u32,
 }
@@ -203,7 +204,7 @@ impl World {
         self.check_settled()
     }
 
-    /// From event to event and wake-up to wake-up, as the gate does it.
+    /// Proceeds from event to event and wake-up to wake-up, as the gate does.
     fn run_events(&mut self, most: u64) -> Checked {
         for _ in 0..most {
             let wakeup = self.subject.next_wakeup(self.now);
@@ -255,7 +256,7 @@ impl World {
         }
     }
 
-    /// Nothing is due before the wake-up that was announced.
+    /// Asserts that nothing is due before the announced wake-up.
     fn expect_silence(&mut self) -> Checked {
         match self.subject.poll(self.now) {
             None => Ok(()),
@@ -265,7 +266,7 @@ impl World {
         }
     }
 
-    /// Delivers all verdicts, then lets the oracles look.
+    /// Delivers all verdicts, then runs the oracles.
     fn settle_step(&mut self) -> Checked {
         self.report.steps += 1;
         let mut ready = self.breaker_state();

@@ -1,9 +1,9 @@
 //! Which source file imports which, read from the text of the sources.
 //!
-//! A path is followed as the compiler would: from `crate`, `self`, `super`, an imported name or a
-//! child module, through re-exports, to the file that defines the item. A `mod.rs` that declares
-//! and re-exports imports nothing by that; one that uses what it re-exports does. Method calls name
-//! no file and are not seen.
+//! A path is followed as the compiler does: from `crate`, `self`, `super`, an imported name or a
+//! child module, through re-exports, to the file that defines the item. A `mod.rs` does not import
+//! what it only declares and re-exports, but it does import what it uses. Method calls name no file
+//! and are not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ pub(super) type Imports = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 /// A module: one file.
 struct Module {
     file: String,
-    /// What its `use` declarations bring in.
+    /// The names that its `use` declarations import.
     uses: Vec<Use>,
     /// Qualified paths in the rest of its code.
     paths: BTreeSet<Vec<String>>,
@@ -28,7 +28,7 @@ struct Use {
     is_reexport: bool,
 }
 
-/// Reads the imports of the crate whose files, with their paths from its root, are these.
+/// Reads the imports of the crate with these files, given with their paths from its root.
 pub(super) fn imports<'a>(files: impl Iterator<Item = (&'a Path, String)>) -> Imports {
     let modules: BTreeMap<Vec<String>, Module> =
         files.map(|(path, code)| (module_path(path), Module::read(path, &code))).collect();
@@ -50,7 +50,7 @@ pub(super) fn imports<'a>(files: impl Iterator<Item = (&'a Path, String)>) -> Im
     imports
 }
 
-/// The groups of files that import each other in a circle.
+/// The groups of files that import each other in a cycle.
 pub(super) fn circles(imports: &Imports) -> Vec<Vec<String>> {
     let reach: BTreeMap<&String, BTreeSet<&String>> =
         imports.keys().map(|file| (file, reachable(imports, file))).collect();
@@ -68,7 +68,7 @@ pub(super) fn circles(imports: &Imports) -> Vec<Vec<String>> {
     circles.into_iter().collect()
 }
 
-/// Where one can get from a file by at least one import.
+/// The files that can be reached from a file through one or more imports.
 fn reachable<'a>(imports: &'a Imports, from: &String) -> BTreeSet<&'a String> {
     let mut found = BTreeSet::new();
     let mut waiting: Vec<&String> =
@@ -81,8 +81,8 @@ fn reachable<'a>(imports: &'a Imports, from: &String) -> BTreeSet<&'a String> {
     found
 }
 
-/// The file that defines what `path` names in the module `own`, and the name; `None` for what is
-/// not of this crate.
+/// The file that defines what `path` names in the module `own`, and the name; `None` for anything
+/// outside this crate.
 fn target(
     modules: &BTreeMap<Vec<String>, Module>,
     own: &[String],
@@ -114,7 +114,7 @@ fn target(
         {
             return target(modules, &at, &[&used.path, further].concat(), depth - 1);
         } else if is_relative && steps == 0 {
-            // A crate, or an item of this very file.
+            // Another crate, or an item of this file.
             return None;
         } else {
             return Some((module.file.clone(), name.clone()));
@@ -189,7 +189,7 @@ impl Module {
     }
 }
 
-/// Reads one tree of a `use` declaration, up to the `,`, `}` or `;` behind it.
+/// Reads one tree of a `use` declaration, up to the `,`, `}` or `;` after it.
 fn read_use(tokens: &[String], at: &mut usize, before: &[String], uses: &mut Vec<Use>) {
     let mut path = before.to_vec();
     while let Some(token) = tokens.get(*at) {
@@ -211,7 +211,7 @@ fn read_use(tokens: &[String], at: &mut usize, before: &[String], uses: &mut Vec
                 return;
             }
             "self" if !path.is_empty() => {}
-            // What a glob brings is not known: it counts as the module itself.
+            // A glob's names are not known, so it counts as the module itself.
             "*" => {}
             word if is_word(word) => path.push(word.to_owned()),
             _ => {
@@ -228,7 +228,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|letter: char| letter.is_alphabetic() || letter == '_')
 }
 
-/// Words, `::`, and single signs; comments, strings and characters left out.
+/// Words, `::` and single characters, without comments, strings and character literals.
 fn tokens(code: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut rest = code;
@@ -276,7 +276,7 @@ fn string_length(rest: &str) -> usize {
     rest.len()
 }
 
-/// A character's length, or that of the quote of a lifetime.
+/// The length of a character literal, or of a lifetime's quote.
 fn character_length(rest: &str) -> usize {
     if rest.starts_with("'\\") {
         return rest[3..].find('\'').map_or(rest.len(), |at| at + 4);
@@ -287,7 +287,7 @@ fn character_length(rest: &str) -> usize {
     }
 }
 
-/// Re-exports that may lead to one another.
+/// The longest chain of re-exports that is followed.
 const DEPTH_MAX: usize = 8;
 
 #[test]

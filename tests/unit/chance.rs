@@ -1,6 +1,6 @@
 //! Seeded chance and random JSON.
 
-/// How often a test draws: `times`, or `MAXPOOL_FUZZ_TIMES` as often (`make soak`).
+/// How many rounds a test runs: `times`, multiplied by `MAXPOOL_FUZZ_TIMES` if set (`make soak`).
 pub(crate) fn rounds(times: usize) -> std::ops::Range<usize> {
     let factor = std::env::var("MAXPOOL_FUZZ_TIMES").ok();
     let factor = factor.and_then(|text| text.parse().ok()).unwrap_or(1);
@@ -44,7 +44,7 @@ impl Random {
         (0..length).map(|_| self.next() as u8).collect()
     }
 
-    /// Some text with bytes changed, doubled, left out or cut off at the end.
+    /// The text with bytes changed, duplicated or removed, or with its end cut off.
     pub(crate) fn broken(&mut self, text: &str) -> Vec<u8> {
         let mut bytes = text.as_bytes().to_vec();
         for _ in 0..1 + self.below(4) {
@@ -70,21 +70,21 @@ impl Random {
     }
 
     /// A JSON value nested at most `depth` deep, with blanks, escapes and the keys that this
-    /// program looks for, in wrong places too.
+    /// program looks for, also in wrong places.
     pub(crate) fn json(&mut self, depth: usize) -> String {
         let mut out = String::new();
         self.value(depth, &mut out);
         out
     }
 
-    /// An object whose members are drawn like those of a request; keys may occur twice.
+    /// An object with random members like those of a request; keys may occur twice.
     pub(crate) fn object(&mut self, depth: usize) -> String {
         let mut out = String::new();
         self.members(depth, &mut out);
         out
     }
 
-    /// JSON that was cut, or had bytes changed, or never was any.
+    /// JSON that was cut or changed, or bytes that never were JSON.
     pub(crate) fn broken_json(&mut self) -> Vec<u8> {
         if self.chance(10) {
             return self.bytes(200);

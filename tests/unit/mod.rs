@@ -1,7 +1,7 @@
-//! What the unit tests of several rooms share: seeded chance, and a directory that goes with its
-//! test.
+//! Shared parts of the unit tests of several modules: a seeded random generator, and a directory
+//! that is removed after its test.
 //!
-//! `src/lib.rs` includes it as `testing`, so that no room of the program carries it.
+//! `src/lib.rs` includes this file as `testing`, so that no module of the program contains it.
 
 pub(crate) mod chance;
 pub(crate) mod scratch;

@@ -1,4 +1,4 @@
-//! A directory for one test, gone with the value.
+//! A directory for one test, removed when the value is dropped.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ impl Scratch {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory =
             std::env::temp_dir().join(format!("maxpool-test-{}-{count}", std::process::id()));
-        // What an earlier process of this number left behind would confuse the test.
+        // Leftovers of an earlier process with the same ID would confuse the test.
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).expect("the temporary directory can be written");
         Scratch(directory)

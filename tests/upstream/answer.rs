@@ -1,77 +1,75 @@
-//! What the stand-in answers: a head, body parts in a framing, and steps that may go wrong at any
-//! point of it.
+//! Answers of the stand-in: a head, body parts with a framing, and steps that may go wrong at any
+//! point.
 
 use std::time::Duration;
 
 use super::message::Message;
 use super::{Gate, Limits, Request};
 
-/// One thing that the answering side does.
+/// One step of sending an answer.
 #[derive(Clone)]
 pub enum Step {
-    /// Writes these bytes as they are.
+    /// Writes these bytes unchanged.
     Send(Vec<u8>),
     /// Writes a body part between the two halves of its frame.
     Body {
-        /// What comes before and after the part on the wire.
+        /// The bytes before and after the part on the wire.
         frame: (Vec<u8>, Vec<u8>),
-        /// The part.
         bytes: Vec<u8>,
     },
-    /// Waits; an answer whose client left in the meantime ends.
+    /// Waits; if the client leaves meanwhile, the answer ends.
     Pause(Duration),
     /// Waits until the test opens the gate.
     Hold(Gate),
-    /// Says nothing more until the client has gone.
+    /// Sends nothing more until the client has left.
     AwaitLeave,
-    /// Writes the same bytes again and again: endless heads and bodies.
+    /// Writes the same bytes repeatedly: endless heads and bodies.
     Repeat {
-        /// What to write.
         bytes: Vec<u8>,
-        /// How often.
+        /// How many times to write them.
         times: usize,
     },
-    /// Chunked text deltas of at least this many bytes in all, from a seed.
+    /// Chunked text deltas of at least this many bytes in total, generated from a seed.
     Flood {
-        /// Bytes of body.
         total: u64,
-        /// Where the text comes from.
+        /// The seed of the text.
         seed: u64,
     },
-    /// Closes in the ordinary way, here and now.
+    /// Closes the connection in the ordinary way at this point.
     Fin,
-    /// Resets the connection, here and now.
+    /// Resets the connection at this point.
     Reset,
 }
 
-/// What becomes of the connection after a whole answer.
+/// What happens to the connection after a complete answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// It waits for the next request.
     KeepAlive,
-    /// It is closed at once, without having been announced.
+    /// It is closed at once, without announcement.
     Close,
-    /// It is closed when the next request has come: a stale connection in the other side's pool.
+    /// It is closed when the next request arrives, like a stale connection in the other side's
+    /// pool.
     CloseOnNext,
 }
 
 /// How the body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// `Transfer-Encoding: chunked`, a chunk a part.
+    /// `Transfer-Encoding: chunked`, one chunk per part.
     Chunked,
     /// `Content-Length`.
     Length,
-    /// Neither: it ends with the connection.
+    /// Neither: the body ends with the connection.
     UntilClose,
 }
 
-/// The body before it is laid out.
+/// The body before it is divided into parts.
 #[derive(Clone)]
 enum Body {
-    /// Bytes as given, a part each.
+    /// These bytes, one element per part.
     Parts(Vec<Vec<u8>>),
-    /// An assistant's message: events or one JSON document, as the request asks.
+    /// An assistant message, as events or one JSON document, as the request asks.
     Message(Box<Message>),
     /// The same, always as events.
     Stream(Box<Message>),
@@ -80,7 +78,7 @@ enum Body {
 /// One scripted answer.
 #[derive(Clone)]
 pub struct Answer {
-    /// What becomes of the connection afterwards.
+    /// What happens to the connection afterwards.
     pub end: End,
     status: u16,
     headers: Vec<(String, String)>,
@@ -107,22 +105,22 @@ impl Answer {
         }
     }
 
-    /// An assistant's message with this text, as events or JSON as the request asks.
+    /// An assistant message with this text, as events or JSON, as the request asks.
     pub fn message(text: &str) -> Answer {
         Answer::of(Message::text(text))
     }
 
-    /// An assistant's message.
+    /// An assistant message.
     pub fn of(message: Message) -> Answer {
         Answer::new(200, Body::Message(Box::new(message)))
     }
 
-    /// An assistant's message as events, whatever the request asks.
+    /// An assistant message as events, whatever the request asks for.
     pub fn stream(message: Message) -> Answer {
         Answer::new(200, Body::Stream(Box::new(message)))
     }
 
-    /// Events given as bytes, a part each.
+    /// Events given as bytes, one element per part.
     pub fn events<E: Into<Vec<u8>>>(events: impl IntoIterator<Item = E>) -> Answer {
         let parts = events.into_iter().map(Into::into).collect();
         Answer::new(200, Body::Parts(parts))
@@ -150,7 +148,7 @@ impl Answer {
             .header("request-id", "req_011CSHoEeqs5C35K2UUqR7Fy")
     }
 
-    /// Exactly these steps, with no head made for them; then the connection closes.
+    /// Exactly these steps, without a generated head; then the connection is closed.
     pub fn raw(steps: impl IntoIterator<Item = Step>) -> Answer {
         let mut answer = Answer::new(200, Body::Parts(Vec::new()));
         answer.raw = Some(steps.into_iter().collect());
@@ -158,7 +156,7 @@ impl Answer {
         answer
     }
 
-    /// Exactly these bytes, then the connection closes.
+    /// Exactly these bytes; then the connection is closed.
     pub fn raw_bytes(bytes: &[u8]) -> Answer {
         Answer::raw([Step::Send(bytes.to_vec())])
     }
@@ -191,7 +189,7 @@ impl Answer {
         self
     }
 
-    /// Chooses the framing; without: chunked for events, a length for everything else.
+    /// Sets the framing. The default is chunked for events and a length for everything else.
     #[must_use]
     pub fn framing(mut self, framing: Framing) -> Answer {
         self.framing = Some(framing);
@@ -201,14 +199,14 @@ impl Answer {
         self
     }
 
-    /// Chooses what becomes of the connection.
+    /// Sets what happens to the connection.
     #[must_use]
     pub fn end(mut self, end: End) -> Answer {
         self.end = end;
         self
     }
 
-    /// Does this before the head.
+    /// Adds a step before the head.
     #[must_use]
     pub fn before(mut self, step: Step) -> Answer {
         self.before.push(step);
@@ -222,7 +220,8 @@ impl Answer {
         self.before(Step::Send(head.into_bytes()))
     }
 
-    /// Does this before body part `index`; an index past the end means before the end of the body.
+    /// Adds a step before body part `index`; an index past the end means before the end of the
+    /// body.
     #[must_use]
     pub fn at(mut self, index: usize, step: Step) -> Answer {
         self.inserted.push((index, step));
@@ -232,22 +231,22 @@ impl Answer {
     /// Waits this long before every body part but the first.
     #[must_use]
     pub fn paced(mut self, pause: Duration) -> Answer {
-        // Message bodies have their parts only when they are rendered, so this is kept as a step of
-        // every place that may exist.
+        // Message bodies get their parts only when they are rendered, so this adds a step before
+        // every part that may exist.
         for index in 1..4096 {
             self.inserted.push((index, Step::Pause(pause)));
         }
         self
     }
 
-    /// Splits the body into parts of this many bytes, across all borders of events.
+    /// Splits the body into parts of this many bytes, regardless of event boundaries.
     #[must_use]
     pub fn pieces(mut self, bytes: usize) -> Answer {
         self.piece = Some(bytes);
         self
     }
 
-    /// Gzips the body (stored, not packed) and says so.
+    /// Encodes the body with gzip (stored, not compressed) and announces it.
     #[must_use]
     pub fn gzipped(mut self) -> Answer {
         if let Body::Parts(parts) = &mut self.body {
@@ -279,7 +278,7 @@ impl Answer {
         }
         self.insert(&mut steps, index..index + 1);
         if !steps.iter().any(|step| matches!(step, Step::Flood { .. })) {
-            // Nothing is paced past the end, but a fault put there "whenever it ends" counts.
+            // Pauses past the end do not count, but a fault placed "whenever it ends" does.
             self.insert_faults(&mut steps, index + 1);
         }
         if framing == Framing::Chunked {
@@ -348,7 +347,7 @@ impl Answer {
     }
 }
 
-/// What stands before and after a part on the wire.
+/// The bytes before and after a part on the wire.
 fn frame(framing: Framing, length: usize) -> (Vec<u8>, Vec<u8>) {
     match framing {
         Framing::Chunked => (format!("{length:x}\r\n").into_bytes(), b"\r\n".to_vec()),
@@ -377,7 +376,7 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-/// RFC 1952 with stored blocks (RFC 1951, 3.2.4): real gzip, without a packer.
+/// RFC 1952 with stored blocks (RFC 1951, 3.2.4): valid gzip without a compressor.
 pub fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     let blocks: Vec<&[u8]> = plain.chunks(0xffff).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::message::{error_event, event};
 use super::{Answer, Framing, Limits, Step};
 
-/// 429 by a subscription's window: `five_hour`, `seven_day`, `seven_day_opus` …
+/// 429 because of a subscription's window: `five_hour`, `seven_day`, `seven_day_opus` …
 pub fn quota(claim: &str, reset: Duration) -> Answer {
     Answer::error(
         429,
@@ -17,7 +17,7 @@ pub fn quota(claim: &str, reset: Duration) -> Answer {
     .header("x-should-retry", "true")
 }
 
-/// 429 of an API key whose window has nothing left.
+/// 429 of an API key whose window is used up.
 pub fn counted(window: &str, reset: Duration) -> Answer {
     Answer::error(
         429,
@@ -28,12 +28,12 @@ pub fn counted(window: &str, reset: Duration) -> Answer {
     .header("retry-after", &reset.as_secs().max(1).to_string())
 }
 
-/// 429 that only its message tells to be about quota.
+/// 429 in which only the message says that it is about quota.
 pub fn quota_message(message: &str) -> Answer {
     Answer::error(429, "rate_limit_error", message)
 }
 
-/// 429 that says it is the server's and not the account's.
+/// 429 that says that the server, not the account, is limited.
 pub fn server_side() -> Answer {
     Answer::error(
         429,
@@ -42,7 +42,7 @@ pub fn server_side() -> Answer {
     )
 }
 
-/// 429 that says nothing.
+/// 429 without any explanation.
 pub fn bare_429() -> Answer {
     Answer::error(429, "rate_limit_error", "Error")
 }
@@ -57,7 +57,7 @@ pub fn server_error(status: u16) -> Answer {
     Answer::error(status, "api_error", "Internal server error")
 }
 
-/// An edge's 502 or 504 in HTML.
+/// 502 or 504 from an edge server, in HTML.
 pub fn edge_html(status: u16) -> Answer {
     Answer::bytes(
         status,
@@ -71,7 +71,7 @@ pub fn unauthorized() -> Answer {
     Answer::error(401, "authentication_error", "invalid x-api-key")
 }
 
-/// 401 about an OAuth token that has run out.
+/// 401 about an expired OAuth token.
 pub fn token_expired() -> Answer {
     Answer::error(
         401,
@@ -89,7 +89,7 @@ pub fn forbidden() -> Answer {
     )
 }
 
-/// 400 by an account that does not know the conversation's thread.
+/// 400 from an account that does not know the conversation's thread.
 pub fn thread_unsupported() -> Answer {
     Answer::json(
         400,
@@ -115,12 +115,12 @@ pub fn ping_then_error(kind: &str, message: &str) -> Answer {
     ])
 }
 
-/// Says nothing, not even a head.
+/// Sends nothing, not even a head.
 pub fn silent() -> Answer {
     Answer::raw([Step::AwaitLeave])
 }
 
-/// Stops in the middle of its head.
+/// Stops in the middle of the head.
 pub fn half_head() -> Answer {
     Answer::raw([
         Step::Send(b"HTTP/1.1 200 OK\r\ncontent-type: text/ev".to_vec()),
@@ -128,17 +128,17 @@ pub fn half_head() -> Answer {
     ])
 }
 
-/// Resets before it has answered.
+/// Resets the connection before answering.
 pub fn reset() -> Answer {
     Answer::raw([Step::Reset])
 }
 
-/// Closes before it has answered.
+/// Closes the connection before answering.
 pub fn closed() -> Answer {
     Answer::raw([Step::Fin])
 }
 
-/// Text that is no HTTP.
+/// Text that is not HTTP.
 pub fn garbage() -> Answer {
     Answer::raw_bytes(
         b"\x15\x03\x01\x00\x02\x02 this is not the protocol you are looking for\r\n\r\n",

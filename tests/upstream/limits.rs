@@ -1,8 +1,8 @@
-//! The limit headers of the API, as a test wants them.
+//! The API's limit headers with values chosen by a test.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Headers that tell how much is used and when it starts anew.
+/// Headers that say how much is used and when it resets.
 #[derive(Clone, Default)]
 pub struct Limits {
     headers: Vec<(String, String)>,
@@ -14,7 +14,7 @@ impl Limits {
         Limits::default()
     }
 
-    /// Both unified windows, at these shares, with resets far enough away not to matter: three
+    /// Both unified windows with these used shares, and with resets too far away to matter: three
     /// hours and four days.
     pub fn used(five_hour: f64, seven_day: f64) -> Limits {
         Limits::new()
@@ -23,7 +23,7 @@ impl Limits {
             .window("7d", seven_day, Duration::from_secs(4 * 86400))
     }
 
-    /// A rejection by the window that `claim` names, which starts anew in `reset`.
+    /// A rejection because of the window that `claim` names, which resets in `reset`.
     pub fn rejected(claim: &str, reset: Duration) -> Limits {
         let window = match claim {
             "five_hour" => "5h",
@@ -85,7 +85,7 @@ impl Limits {
     }
 }
 
-/// Epoch seconds, this long from now; rounded up, so that a reset is never before it was promised.
+/// Epoch seconds at this time from now; rounded up, so that a reset is never earlier than promised.
 pub fn epoch_in(wait: Duration) -> String {
     let at = (SystemTime::now() + wait).duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = at.as_secs() + u64::from(at.subsec_nanos() > 0);
@@ -97,7 +97,7 @@ pub fn rfc3339(at: SystemTime) -> String {
     let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = at.as_secs() + u64::from(at.subsec_nanos() > 0);
     let (days, rest) = (seconds / 86400, seconds % 86400);
-    // Days to a date as in Howard Hinnant's `civil_from_days`, for years from 1970.
+    // A date from a day count as in Howard Hinnant's `civil_from_days`, for years from 1970.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era =

@@ -1,7 +1,7 @@
 //! The stand-in API as a program, for `make demo` and for trying things by hand.
 //!
-//! It prints its address on the first line of stdout and then one line for each request, until it
-//! is ended.
+//! It prints its address on the first line of stdout and then one line per request, until it is
+//! stopped.
 
 #![allow(dead_code, unreachable_pub, reason = "the tests use what this program does not")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool of the tests")]
@@ -33,7 +33,7 @@ usage: cargo run --example upstream -- [options]
   --fail CRED=KIND       this credential always fails: 401, 403, 429, server429, 500, 529, reset, silent
 ";
 
-/// What the arguments ask for.
+/// The behaviour selected by the arguments.
 #[derive(Default)]
 struct Script {
     port: u16,
@@ -45,7 +45,7 @@ struct Script {
     failing: HashMap<String, String>,
 }
 
-/// One credential's count in its present window, and when that window was used up.
+/// One credential's count in its current window, and when that window was used up.
 #[derive(Default)]
 struct Tally {
     served: usize,
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The answer, and a word for it.
+/// The answer, and a word that describes it.
 fn answer(
     script: &Script,
     tallies: &Mutex<HashMap<String, Tally>>,

@@ -1,4 +1,4 @@
-//! An assistant's message in the formats of the Messages API: one JSON document, or server-sent
+//! An assistant message in the formats of the Messages API: one JSON document, or server-sent
 //! events.
 
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// A message of this text with small figures.
+    /// A message with this text and small token counts.
     pub fn text(text: &str) -> Message {
         Message {
             text: text.to_owned(),
@@ -50,14 +50,14 @@ impl Message {
         Message::text(text.trim_end())
     }
 
-    /// With a signed thinking block before the text.
+    /// Adds a signed thinking block before the text.
     #[must_use]
     pub fn thinking(mut self, thinking: &str, signature: &str) -> Message {
         self.thinking = Some((thinking.to_owned(), signature.to_owned()));
         self
     }
 
-    /// With these token counts: input, output, cache read, cache write.
+    /// Sets the token counts: input, output, cache read, cache write.
     #[must_use]
     pub fn tokens(mut self, input: u64, output: u64, cache_read: u64, cache_write: u64) -> Message {
         (self.input, self.output) = (input, output);
@@ -65,14 +65,14 @@ impl Message {
         self
     }
 
-    /// With CRLF line ends.
+    /// Uses CRLF line endings.
     #[must_use]
     pub fn crlf(mut self) -> Message {
         self.crlf = true;
         self
     }
 
-    /// The document of a request without `stream`.
+    /// The document for a request without `stream`.
     pub(super) fn json(&self, request: &Request) -> Vec<u8> {
         let mut content = Vec::new();
         if let Some((thinking, signature)) = &self.thinking {
@@ -86,7 +86,7 @@ impl Message {
         message.to_string().into_bytes()
     }
 
-    /// The events of a stream, one a part.
+    /// The events of a stream, one per part.
     pub(super) fn events(&self, request: &Request) -> Vec<Vec<u8>> {
         let mut events = Vec::new();
         let mut add = |data: Value| {
@@ -169,8 +169,8 @@ pub fn error_event(kind: &str, message: &str) -> Vec<u8> {
     )
 }
 
-/// A text delta of about `bytes` bytes that no compressor or constant could stand in for; `state`
-/// moves on (xorshift).
+/// A text delta of about `bytes` bytes that cannot be compressed or predicted; advances `state`
+/// (xorshift).
 pub(super) fn random_delta(state: &mut u64, bytes: usize) -> Vec<u8> {
     let mut event = Vec::with_capacity(bytes + 128);
     event.extend_from_slice(b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"");

@@ -1,8 +1,8 @@
 //! A scripted stand-in for the Anthropic API on a loopback port.
 //!
-//! The test says what each credential gets; the stand-in answers in the real formats, fails in
-//! every way that a network and an API can fail, and records every request as raw bytes. It never
-//! opens a connection of its own and knows nothing of the proxy.
+//! The test sets the answer for each credential. The stand-in answers in the real formats, can fail
+//! in every way that a network and an API can fail, and records every request as raw bytes. It
+//! never opens a connection of its own and knows nothing about the proxy.
 
 pub mod answer;
 pub mod failures;
@@ -34,21 +34,21 @@ pub struct Upstream {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// What the threads of one stand-in have in common.
+/// The state shared by the threads of one stand-in.
 pub struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     fallback: Box<dyn Fn(&Request) -> Answer + Send + Sync>,
 }
 
-/// Everything that a test can look at or change while the stand-in runs.
+/// Everything that a test can read or change while the stand-in runs.
 #[derive(Default)]
 pub struct State {
-    /// Every request, in the order in which they were complete.
+    /// Every request, in order of completion.
     pub requests: Vec<Arc<Request>>,
-    /// Every connection, in the order in which they were accepted.
+    /// Every connection, in order of acceptance.
     pub connections: Vec<Connection>,
-    /// The OAuth endpoints' behaviour and memory.
+    /// The state of the OAuth endpoints.
     pub oauth: oauth::Desk,
     queued: HashMap<String, VecDeque<Answer>>,
     always: HashMap<String, Answer>,
@@ -63,7 +63,7 @@ pub struct State {
 pub struct Connection {
     /// When it was accepted.
     pub opened: Instant,
-    /// When the other side was seen to have closed or reset it.
+    /// When the peer was seen to close or reset it.
     pub left: Option<Instant>,
     /// When this side was done with it.
     pub ended: Option<Instant>,
@@ -73,12 +73,10 @@ pub struct Connection {
     pub writes: Vec<(Instant, usize)>,
 }
 
-/// Length and checksum (FNV-1a) of bytes, so that 100 MB can be compared without being kept.
+/// Length and checksum (FNV-1a) of bytes, to compare 100 MB without keeping them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest {
-    /// How many bytes.
     pub len: u64,
-    /// Their checksum.
     pub hash: u64,
 }
 
@@ -90,18 +88,18 @@ pub struct Gate {
 }
 
 impl Upstream {
-    /// Starts a stand-in that answers like a healthy API unless the test says otherwise.
+    /// Starts a stand-in that answers like a healthy API unless the test scripts something else.
     pub fn start() -> Upstream {
         Upstream::with(Answer::healthy)
     }
 
-    /// Starts a stand-in that asks `fallback` whenever nothing is scripted for the request's
+    /// Starts a stand-in that calls `fallback` whenever no answer is scripted for the request's
     /// credential.
     pub fn with(fallback: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Upstream {
         Upstream::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), fallback)
     }
 
-    /// The same on a chosen address.
+    /// The same on a given address.
     pub fn on(
         address: SocketAddr,
         fallback: impl Fn(&Request) -> Answer + Send + Sync + 'static,
@@ -120,7 +118,7 @@ impl Upstream {
         Upstream { address, shared, accepting: Some(accepting) }
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -130,20 +128,20 @@ impl Upstream {
         format!("http://{}", self.address)
     }
 
-    /// The next answer for this credential, used once, before anything else; calls add up to a
-    /// queue.
+    /// Adds an answer to this credential's queue; queued answers are used once each, before
+    /// anything else.
     pub fn next(&self, credential: &str, answer: Answer) {
         let mut state = self.shared.lock();
         let queue = state.queued.entry(credential.to_owned()).or_default();
         queue.push_back(answer);
     }
 
-    /// What this credential gets from now on, when its queue is empty.
+    /// Sets this credential's answer for when its queue is empty.
     pub fn always(&self, credential: &str, answer: Answer) {
         self.shared.lock().always.insert(credential.to_owned(), answer);
     }
 
-    /// Forgets what was scripted for this credential, so that it is healthy again.
+    /// Removes what was scripted for this credential, so that it is healthy again.
     pub fn heal(&self, credential: &str) {
         let mut state = self.shared.lock();
         state.queued.remove(credential);
@@ -179,7 +177,7 @@ impl Upstream {
         state.requests.iter().filter(|request| request.credential() == credential).count()
     }
 
-    /// The credentials in the order in which they came.
+    /// The credentials in the order of their requests.
     pub fn order(&self) -> Vec<String> {
         let state = self.shared.lock();
         state.requests.iter().map(|request| request.credential().to_owned()).collect()
@@ -192,7 +190,7 @@ impl Upstream {
         Arc::clone(&requests[0])
     }
 
-    /// Waits until `ready` holds of the recorded state; panics with `what` when it does not within
+    /// Waits until `ready` accepts the recorded state; panics with `what` if it does not within
     /// [`PATIENCE`].
     pub fn wait(&self, what: &str, ready: impl Fn(&State) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -230,10 +228,10 @@ impl Drop for Upstream {
             std::mem::take(&mut state.sockets)
         };
         for socket in sockets.into_values() {
-            // One that is closed already is as good.
+            // It may already be closed, which is just as good.
             let _closed = socket.shutdown(std::net::Shutdown::Both);
         }
-        // The accept loop looks at `stopping` after each connection, so one more wakes it.
+        // The accept loop checks `stopping` after each connection, so another connection wakes it.
         drop(TcpStream::connect(self.address));
         if let Some(accepting) = self.accepting.take() {
             let _ended = accepting.join();
@@ -242,20 +240,20 @@ impl Drop for Upstream {
 }
 
 impl Shared {
-    /// Locks the state, also after a test's assertion failed while it held the lock.
+    /// Locks the state, even after an assertion failed while a test held the lock.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and wakes everyone who waits for it.
+    /// Changes the state and wakes all threads that wait for it.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let value = change(&mut self.lock());
         self.changed.notify_all();
         value
     }
 
-    /// The answer to a request: its queue, else what its credential always gets, else the OAuth
-    /// desk, else the fallback.
+    /// The answer to a request: from the queue, the credential's standing answer, the OAuth
+    /// endpoints, or the fallback.
     fn answer(&self, request: &Request) -> Answer {
         let scripted = {
             let mut state = self.lock();
@@ -269,7 +267,7 @@ impl Shared {
     }
 
     /// Waits on this connection until `gate` is open (`None`: no gate) or `time` has passed; false
-    /// when the peer left or all stops.
+    /// if the peer left or the stand-in stops.
     fn pause(&self, connection: usize, gate: Option<usize>, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut state = self.lock();
@@ -288,7 +286,7 @@ impl Shared {
 }
 
 impl Gate {
-    /// Lets everyone pass, now and later.
+    /// Lets all waiting and future answers pass.
     pub fn open(&self) {
         self.shared.update(|state| {
             state.open_gates.insert(self.number);
@@ -297,17 +295,17 @@ impl Gate {
 }
 
 impl Digest {
-    /// Of no bytes.
+    /// The digest of no bytes.
     pub const EMPTY: Digest = Digest { len: 0, hash: 0xcbf2_9ce4_8422_2325 };
 
-    /// Of these bytes.
+    /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Digest {
         let mut digest = Digest::EMPTY;
         digest.add(bytes);
         digest
     }
 
-    /// Continues with more bytes; how they are split does not matter.
+    /// Adds more bytes; how they are split does not matter.
     pub fn add(&mut self, bytes: &[u8]) {
         self.len += bytes.len() as u64;
         for byte in bytes {

@@ -1,5 +1,5 @@
-//! The OAuth side of the stand-in: single-use refresh tokens, and every way in which a rotation can
-//! go wrong.
+//! The OAuth endpoints of the stand-in: single-use refresh tokens, and every way in which a
+//! rotation can go wrong.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::answer::{Answer, Step};
 use super::{Limits, Request};
 
-/// What the token endpoint does with a refresh token that it knows.
+/// What the token endpoint does with a known refresh token.
 #[derive(Clone, Default)]
 pub enum Mode {
-    /// Rotates and says so.
+    /// Rotates and answers with the new pair.
     #[default]
     Rotate,
-    /// Rotates, and says so this much later.
+    /// Rotates, and answers this much later.
     Late(Duration),
     /// Rotates, then resets the connection.
     ResetAfterRotation,
@@ -29,34 +29,35 @@ pub enum Mode {
     Html,
     /// Answers 200 with `{}`.
     NoToken,
-    /// Rotates, and leaves the refresh token out of its answer; the old one stays good.
+    /// Rotates the access token only: the answer contains no refresh token, and the old one stays
+    /// valid.
     KeepsRefreshToken,
-    /// Says nothing at all.
+    /// Does not answer.
     Silent,
 }
 
-/// The memory of the OAuth endpoints.
+/// The state of the OAuth endpoints.
 #[derive(Default)]
 pub struct Desk {
-    /// How the token endpoint behaves now.
+    /// The current behaviour of the token endpoint.
     pub mode: Mode,
     /// Every refresh token that was sent, in order.
     pub refreshes: Vec<String>,
     /// Every code that was exchanged, with the whole body.
     pub exchanges: Vec<Value>,
-    /// Refresh tokens that were sent again after they had been used up.
+    /// Refresh tokens that were sent again after they were used up.
     pub reused: Vec<String>,
-    /// What `/api/oauth/profile` says to an access token.
+    /// What `/api/oauth/profile` answers for an access token.
     pub profiles: HashMap<String, Value>,
-    /// What `/api/oauth/usage` says to an access token.
+    /// What `/api/oauth/usage` answers for an access token.
     pub usage: HashMap<String, Value>,
-    /// Seconds of life that a new access token gets.
+    /// The lifetime of a new access token in seconds.
     pub lifetime_s: u64,
     grants: HashMap<String, Grant>,
     rotations: usize,
 }
 
-/// Where a refresh token stands.
+/// The state of a refresh token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Grant {
     Good,
@@ -64,7 +65,7 @@ enum Grant {
 }
 
 impl Desk {
-    /// Makes a refresh token known.
+    /// Registers a refresh token.
     pub fn grant(&mut self, refresh_token: &str) {
         self.grants.insert(refresh_token.to_owned(), Grant::Good);
     }
@@ -153,7 +154,7 @@ impl Desk {
     }
 }
 
-/// A page that sends the browser back to where it came from, as one who has agreed.
+/// Redirects the browser back as after the user's consent.
 fn authorize(request: &Request) -> Answer {
     let query = request.target.split_once('?').map_or("", |(_, query)| query);
     let value = |name: &str| {
@@ -175,7 +176,7 @@ fn invalid_grant() -> Answer {
     )
 }
 
-/// A profile as the API gives it.
+/// A profile as the API returns it.
 pub fn profile(account: &str, email: &str, organisation: &str) -> Value {
     json!({
         "account": {"uuid": account, "email": email, "full_name": "Some One", "display_name": "Some", "has_claude_max": true, "has_claude_pro": false},

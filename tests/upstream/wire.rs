@@ -1,4 +1,4 @@
-//! The stand-in's connections: reading requests as raw bytes, and writing an answer step by step.
+//! The stand-in's connections, which read requests as raw bytes and write answers step by step.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,26 +8,25 @@ use std::time::{Duration, Instant};
 use super::answer::{Answer, End, Step};
 use super::{Connection, Digest, Shared};
 
-/// One request as it came.
+/// One request as received.
 pub struct Request {
     /// The number of its connection, from 0.
     pub connection: usize,
-    /// When its last byte was here.
+    /// When its last byte was received.
     pub at: Instant,
-    /// The head's bytes, the empty line included.
+    /// The head's bytes, including the empty line.
     pub head: Vec<u8>,
     /// The body without its framing.
     pub body: Vec<u8>,
-    /// The method.
     pub method: String,
-    /// The request target, query included.
+    /// The request target, including the query.
     pub target: String,
-    /// Names as they were written, and values.
+    /// Names as sent, and values.
     pub headers: Vec<(String, String)>,
 }
 
 impl Request {
-    /// The first value of a header, whatever its case.
+    /// The first value of a header, ignoring case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -35,7 +34,7 @@ impl Request {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The bearer token or API key; empty without one.
+    /// The bearer token or API key; empty if there is none.
     pub fn credential(&self) -> &str {
         let bearer = self.header("authorization").map(|value| {
             let scheme = value.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
@@ -49,7 +48,7 @@ impl Request {
         self.target.split('?').next().unwrap_or("")
     }
 
-    /// The body as JSON; null when it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
@@ -60,7 +59,8 @@ impl Request {
     }
 }
 
-/// Accepts until the stand-in stops: two threads a connection, one that reads and one that answers.
+/// Accepts connections until the stand-in stops, with one reading and one answering thread for
+/// each.
 pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     loop {
         let accepted = listener.accept();
@@ -101,21 +101,22 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     }
 }
 
-/// What the reading thread has received and the answering thread has not yet taken.
+/// Bytes that the reading thread has received and the answering thread has not yet taken.
 #[derive(Default)]
 struct Inbox {
     received: Mutex<(Vec<u8>, bool)>,
     changed: Condvar,
 }
 
-/// Reads until the peer is gone, so that its leaving is seen at once, whatever the answering thread
-/// does.
+/// Reads until the peer is gone, so that a disconnect is noticed at once, whatever the answering
+/// thread is doing.
 fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = stream.read(&mut buffer).unwrap_or(0);
         if count == 0 {
-            // Before the answering thread hears of it, which ends the connection on our side then.
+            // This must come before the answering thread is told, which then ends the connection on
+            // our side.
             shared.update(|state| {
                 let connection = &mut state.connections[number];
                 if connection.ended.is_none() {
@@ -134,7 +135,7 @@ fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared
     }
 }
 
-/// One connection, seen from its answering thread.
+/// One connection, as seen by its answering thread.
 struct Line {
     stream: TcpStream,
     number: usize,
@@ -196,7 +197,7 @@ impl Line {
         self.shared.update(|state| state.requests.push(Arc::new(copy)));
     }
 
-    /// Waits for a whole head; `None` when the connection ends before one.
+    /// Waits for a complete head; `None` if the connection ends before.
     fn read_head(&self) -> Option<Request> {
         let head = self
             .take(|bytes| bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4))?;
@@ -246,7 +247,8 @@ impl Line {
         self.take(|bytes| (bytes.len() >= length).then_some(length))
     }
 
-    /// Waits until `complete` says how many of the received bytes belong together, and takes them.
+    /// Waits until `complete` returns how many of the received bytes belong together, and takes
+    /// those.
     fn take(&self, complete: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
         let mut received = self.inbox.received.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -261,7 +263,7 @@ impl Line {
         }
     }
 
-    /// Carries out an answer; says what becomes of the connection.
+    /// Executes an answer; returns what happens to the connection.
     fn perform(&mut self, answer: &Answer, request: &Request) -> End {
         self.shared.update(|state| {
             let connection = &mut state.connections[self.number];
@@ -277,8 +279,8 @@ impl Line {
         answer.end
     }
 
-    /// A write fails when the peer has left, which the reading thread may notice only after this
-    /// one has ended.
+    /// A write fails if the peer has left, which the reading thread may notice only after this
+    /// thread has ended.
     fn note_a_failed_write(&self, step: &Step) {
         if matches!(
             step,
@@ -291,7 +293,7 @@ impl Line {
         }
     }
 
-    /// One step; false when the connection is over.
+    /// Executes one step; false if the connection is over.
     fn step(&mut self, step: &Step) -> bool {
         match step {
             Step::Send(bytes) => self.stream.write_all(bytes).is_ok(),
@@ -316,22 +318,23 @@ impl Line {
                 self.shared.update(|state| {
                     state.connections[self.number].ended = Some(Instant::now());
                 });
-                // Dissolving the association resets it at once, whatever other handles of the
-                // socket there are.
+                // Dissolving the association resets the connection at once, even if other handles
+                // of the socket exist.
                 let _reset = rustix::net::connect_unspec(&self.stream);
                 false
             }
         }
     }
 
-    /// Writes one part of the body in its frame, and keeps account of it.
+    /// Writes one body part in its frame and records it.
     fn write_body(&mut self, frame: &(Vec<u8>, Vec<u8>), bytes: &[u8]) -> bool {
         let mut framed = Vec::with_capacity(frame.0.len() + bytes.len() + frame.1.len());
         framed.extend_from_slice(&frame.0);
         framed.extend_from_slice(bytes);
         framed.extend_from_slice(&frame.1);
         if !bytes.is_empty() {
-            // Before the write: whoever has read the bytes finds them counted.
+            // Counted before the write, so that a client that has read the bytes finds them
+            // counted.
             let mut state = self.shared.lock();
             let connection = &mut state.connections[self.number];
             connection.sent.add(bytes);
@@ -340,7 +343,7 @@ impl Line {
         self.stream.write_all(&framed).is_ok()
     }
 
-    /// Chunked text deltas until `total` body bytes have gone out.
+    /// Sends chunked text deltas until `total` body bytes have been sent.
     fn flood(&mut self, total: u64, seed: u64) -> bool {
         let mut digest = self.shared.lock().connections[self.number].sent;
         let (mut sent, mut state) = (0_u64, seed | 1);

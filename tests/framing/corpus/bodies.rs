@@ -4,7 +4,7 @@ use super::super::{Seen, served};
 use super::Right::{Choice, Last, No, Ok, Waits};
 use super::{BAD, GET, HOST, POST, Right, Row, get, no, post, row, special};
 
-/// `Content-Length`. Where a body is served, it is `hello`.
+/// `Content-Length`. Every served body is `hello`.
 #[rustfmt::skip] // one row a line
 pub(super) fn lengths() -> Vec<Row> {
     const LARGE: Right = No(&[413]);
@@ -71,7 +71,7 @@ fn every_byte() -> Vec<u8> {
     (0..=255).collect()
 }
 
-/// `Transfer-Encoding`. Where a body is served, it is `hello`.
+/// `Transfer-Encoding`. Every served body is `hello`.
 #[rustfmt::skip] // one row a line
 pub(super) fn codings() -> Vec<Row> {
     let rows: Vec<(&str, &str, &[u8], Right)> = vec![
@@ -111,7 +111,7 @@ pub(super) fn codings() -> Vec<Row> {
     all
 }
 
-/// Chunked bodies. Where one is served, it is `hello`.
+/// Chunked bodies. Every served body is `hello`.
 #[rustfmt::skip] // one row a line
 pub(super) fn chunks() -> Vec<Row> {
     const FAR: Right = No(&[413, 400]);
@@ -192,7 +192,7 @@ fn chunked(rows: Vec<(&'static str, &'static str, &[u8], Right)>) -> Vec<Row> {
         .collect()
 }
 
-/// What follows the last chunk of `hello`.
+/// Bytes after the last chunk of `hello`.
 #[rustfmt::skip] // one row a line
 pub(super) fn trailers() -> Vec<Row> {
     let many: String = (0..40).map(|number| format!("x-{number}: b\r\n")).collect();
@@ -225,7 +225,7 @@ pub(super) fn trailers() -> Vec<Row> {
     rows.collect()
 }
 
-/// `Expect`, with a body of `hello` that comes without having been asked for.
+/// `Expect`, with a body of `hello` that is sent without waiting for `100 Continue`.
 #[rustfmt::skip] // one row a line
 pub(super) fn expectations() -> Vec<Row> {
     const OTHER: Right = No(&[417]);

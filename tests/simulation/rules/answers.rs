@@ -84,7 +84,7 @@ fn p7_what_an_answer_means() {
 #[test]
 fn p7_suspicion_doubles_up_to_the_longest() {
     let (mut table, ids) = Table::with(1);
-    // One and the same request proves nothing, so the account stays usable.
+    // One request alone proves nothing, so the account stays usable.
     for expected in [30, 60, 120, 240, 480, 900, 900] {
         let request = Request { kin: Kin(1), ..table.request() };
         let grant = table.granted(request);
@@ -97,7 +97,7 @@ fn p7_suspicion_doubles_up_to_the_longest() {
     table.serve(request);
     assert_eq!(table.account(ids[0]).consecutive_failures, 0);
     assert_eq!(table.blocked_for(ids[0]), None, "somebody else was served");
-    // Requests that were under way together are one failure, and unrelated ones prove it.
+    // Requests that were in flight together count as one failure; unrelated requests prove it.
     let leases: Vec<_> = (0..4)
         .map(|_| {
             let request = table.request();
@@ -196,7 +196,7 @@ fn p7_a_new_credential_ends_the_rest() {
     table.serve(request);
 }
 
-/// Lets one request fail on every account in turn with the same words.
+/// Makes one request fail with the same message on every account in turn.
 fn refuse_everywhere(
     table: &mut Table,
     ids: &[AccountId],

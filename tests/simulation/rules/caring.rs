@@ -4,8 +4,8 @@ use super::*;
 
 const SIZE: u64 = 400_000;
 
-/// An account on which one large request without a cache is known to take a tenth of the five
-/// hours, and which is used that much now.
+/// An account where one large uncached request is known to take a tenth of the five-hour window, of
+/// which this share is used.
 fn measured(used: f64) -> (Table, AccountId) {
     let (mut table, ids) = Table::with(1);
     read(&mut table, used - 0.2);
@@ -33,7 +33,7 @@ fn read(table: &mut Table, used: f64) {
     table.complete(grant.lease, Outcome::Success);
 }
 
-/// Somebody waits who can only wait: for an account that is out.
+/// Queues a request that can only wait, because its account is out.
 fn someone_waits(table: &mut Table) {
     let other = table.add(AccountSpec { profiles: vec![Arc::from("other")], ..oauth("other") });
     table.fail(other, quota_rejected(rejection(None, None, Some(2 * HOUR))));
@@ -75,7 +75,7 @@ fn s6_the_brink_refuses_nobody() {
 #[test]
 fn s6_cold_starts_are_few_while_requests_wait() {
     let (mut table, id) = measured(0.30);
-    // It takes a little less than a fiftieth of the five hours, where 0.035 of them are the limit.
+    // It takes a little less than a fiftieth of the five-hour window, where the limit is 0.035.
     let known = Request { session: Some(SessionKey(1)), body_bytes: 70_000, ..table.request() };
     assert_eq!(table.serve(known.clone()), id);
     table.pass(secs(60));
@@ -130,7 +130,7 @@ fn s6_nobody_is_kept_for_more_than_ten_minutes() {
     let ticket = table.queued(request);
     assert!(table.wakes().is_empty());
     let begun = table.now.mono;
-    // One cold start after the other would keep it for ever.
+    // Otherwise, a series of cold starts would keep it waiting for ever.
     let wake = loop {
         table.pass(secs(20));
         if let Some(wake) = table.poll().pop() {

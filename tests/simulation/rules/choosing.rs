@@ -200,7 +200,7 @@ fn s3_a_limit_without_a_reset_is_looked_at_by_one_after_a_minute() {
 
 #[test]
 fn s4_tiers_decide_who_serves() {
-    // Used share of the week on the first account; the second one is fresh or out.
+    // The used share of the week on the first account; the second account is either fresh or out.
     let rows = [
         ("normal serves all", 0.1, true, true),
         ("soft serves all", 0.7, true, true),
@@ -212,7 +212,7 @@ fn s4_tiers_decide_who_serves() {
         let (mut table, ids) = Table::with(2);
         let soon = table.wall_after(HOUR);
         table.learn(ids[0], vec![window(WindowKind::SevenDay, used, Some(soon))]);
-        // The second would lose by its score.
+        // The second account would lose by its score.
         let (start, late) = (table.wall_after(5 * HOUR), table.wall_after(6 * DAY));
         table.learn(
             ids[1],
@@ -403,7 +403,7 @@ fn s8_newcomers_join_behind_and_providers_are_not_queued_behind_claude() {
         "Q2: none waits for one that its account could not serve"
     );
     table.pass(secs(10));
-    // A newcomer at the very moment at which the account comes back.
+    // A new request arrives at the very moment when the account returns.
     let request = table.request();
     let grant = table.granted(request);
     let order: Vec<_> = table.wakes().into_iter().map(|(ticket, _)| ticket).collect();

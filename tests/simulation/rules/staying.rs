@@ -1,5 +1,4 @@
-//! Where a session stays, when it returns, and in which order the others are placed: SPEC S3, S4,
-//! S7.
+//! Where a session stays, when it returns, and how new sessions are ordered: SPEC S3, S4, S7.
 
 use super::*;
 
@@ -183,8 +182,8 @@ fn s11_paid_overage_ends_what_the_api_rejected_before() {
 
 #[test]
 fn s7_a_session_returns_home_when_that_costs_no_cache() {
-    // Seconds for which the home is out, after which the session is looked at, and between its
-    // requests; whether it is back then.
+    // Seconds for which the home is out, seconds after which the session is checked, seconds
+    // between its requests, and whether it has returned by then.
     let rows: [(&str, u64, u64, u64, bool); 5] = [
         ("the copy at home is warm", 40, 50, 50, true),
         ("it is not any more, the copy here is", 350, 400, 100, false),
@@ -243,7 +242,7 @@ fn s7_subscriptions_then_keys_then_providers_and_paid_overage_last() {
     }
     assert_eq!(order, [near, key, glm, paid]);
 
-    // A key that its owner prefers as much as the best subscription stands beside it.
+    // An API key with the same priority as the best subscription ranks beside it.
     let mut table = Table::new(Policy::default());
     let near = table.add(oauth("near"));
     let key = table.add(AccountSpec { kind: Kind::ApiKey, ..oauth("key") });

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A request of its own session that every account has refused without saying why, and its ticket.
+/// A request with its own session that every account has refused without a reason, and its ticket.
 fn in_suspense(table: &mut Table, accounts: usize) -> Ticket {
     let mut request = odd(table);
     for _ in 0..accounts {
@@ -34,7 +34,7 @@ fn the_look(wakes: Vec<Wake>, ticket: Ticket) -> Grant {
     }
 }
 
-/// What the worker does after a look: it asks again.
+/// Ends an attempt as the worker does, and asks again.
 fn again(table: &mut Table, grant: Grant, outcome: Outcome) -> (Request, bool) {
     let mut request = odd(table);
     request.clock = grant.clock;
@@ -87,7 +87,7 @@ fn p7_a_look_that_tells_nothing_is_not_repeated_at_once() {
 fn p8_who_may_be_what_is_wrong_leaves_the_probe_to_others() {
     let (mut table, _) = Table::with(2);
     let ticket = in_suspense(&mut table, 2);
-    // Another odd one proves it: both accounts are out, and the breaker pauses.
+    // Another odd request proves it: both accounts are out, and the breaker opens.
     let mut other = Request { kin: Kin(3), session: Some(SessionKey(3)), ..table.request() };
     for _ in 0..2 {
         let grant = table.granted(other.clone());

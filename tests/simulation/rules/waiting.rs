@@ -1,4 +1,4 @@
-//! Waiting, and what comes from outside: SPEC Q and the rest.
+//! Waiting, and events from outside: SPEC Q and the rest.
 
 use super::*;
 
@@ -310,8 +310,8 @@ fn a6_what_was_learned_is_restored() {
     assert_eq!(next.account(new[0]).windows[0].used, Some(0.9), "what was said since stays");
 }
 
-/// A storm's ramp that begins anew when its account comes back can make a wait too long: whoever
-/// waits hears of it at that moment.
+/// If a ramp starts again when its account returns, waits may become too long; the affected
+/// requests learn of it at that moment.
 #[test]
 fn s10_nobody_learns_of_a_recovery_before_the_wake_up_told() {
     let mut table =

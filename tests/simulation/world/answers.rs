@@ -1,8 +1,8 @@
-//! What accounts answer: their true quota, and what goes wrong in this seed.
+//! The answers of accounts: their true quota, and the faults of this seed.
 
 use super::*;
 
-/// What an account can really do.
+/// An account's true state.
 #[derive(Debug)]
 pub(super) struct Truth {
     pub(super) five: (f64, Wall),
@@ -10,10 +10,10 @@ pub(super) struct Truth {
     pub(super) opus: (f64, Wall),
 }
 
-/// The requests of these kin are odd.
+/// Requests of this kin are odd.
 pub(super) const POISONED: Kin = Kin(0);
 
-/// How often things go wrong in this seed, in a thousand; most are zero in most seeds.
+/// How often each fault occurs with this seed, in thousandths; most are zero for most seeds.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     pub(super) server_side: u64,
@@ -35,9 +35,9 @@ pub(super) struct Faults {
     pub(super) edits: u64,
     pub(super) probes: u64,
     pub(super) drains: u64,
-    /// The requests of one kin are refused everywhere.
+    /// Requests of one kin are refused everywhere.
     pub(super) poison: u64,
-    /// An account or the API refuses without saying why.
+    /// An account or the API refuses without a reason.
     pub(super) bare: u64,
     pub(super) own: u64,
 }
@@ -49,7 +49,7 @@ pub(super) struct Plan {
 }
 
 impl World {
-    /// What the account will answer.
+    /// Decides what the account will answer.
     pub(super) fn plan(&mut self, id: u64, account: AccountId) -> Plan {
         let request = self.clients.get(&id).map(|client| client.request.clone());
         let claude = self.is_claude(account);
@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    /// Makes a report strange: no reset, nonsense, a reset that has passed, a limit without an end.
+    /// Distorts a report: no reset, nonsense, a reset in the past, or a limit without an end.
     pub(super) fn spoil(&mut self, quota: &mut QuotaReport) {
         let past = self.now.wall + Duration::ZERO;
         for window in &mut quota.windows {
@@ -230,7 +230,7 @@ impl Truth {
         self.opus.0 += f64::from(weight) * 0.004;
     }
 
-    /// What the account says of its quota, and whether it rejects this request.
+    /// What the account reports about its quota, and whether it rejects this request.
     pub(super) fn report(&mut self, now: Now, request: &Request) -> (QuotaReport, bool) {
         self.renew(now);
         let opus = family("opus");
@@ -258,7 +258,7 @@ impl Truth {
 }
 
 impl Faults {
-    /// Most kinds of fault are off in most seeds, so that rare ones are seen without the rest.
+    /// Most kinds of faults are off for most seeds, so that rare ones also occur alone.
     pub(super) fn new(rng: &mut Rng) -> Faults {
         let mut share = |most: u64| {
             if rng.chance(400) { rng.within(1, most) } else { 0 }

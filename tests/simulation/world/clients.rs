@@ -1,4 +1,4 @@
-//! Clients: they come, ask, wait, are served, fail over, leave and come back, as the proxy and its
+//! Clients: they arrive, ask, wait, are served, fail over, leave and return, as the proxy and its
 //! gate would have it.
 
 use super::*;
@@ -75,7 +75,7 @@ impl World {
         let mut ready = self.breaker_state();
         let free = self.sure_route(&request);
         let cached = self.cached_route(&request);
-        // Somebody may leave the queue before the verdict is looked at.
+        // Other requests may leave the queue before the verdict is checked.
         let has_room = self.has_room(&request);
         let admitted = self.subject.admit(self.now, request.clone());
         if self.rng.chance(100) {
@@ -86,7 +86,7 @@ impl World {
             self.note(&[2, id]);
             self.wait(id, *ticket, &request)?;
         }
-        // What the same call gave to those who wait came before.
+        // Grants that the same call made to waiting requests came first.
         let mut verdicts = Vec::new();
         while let Some(verdict) = self.subject.poll(self.now) {
             if let Verdict::Granted(ticket, given) = &verdict {
@@ -234,7 +234,7 @@ impl World {
         self.probes.retain(|_, probe| *probe != lease);
     }
 
-    /// An answer ended well: what its account was suspected of before is over.
+    /// An answer succeeded, so earlier suspicions of its account are over.
     fn remember_served(&mut self, id: u64, account: AccountId) {
         let Some(client) = self.clients.get(&id) else {
             return;
@@ -245,7 +245,7 @@ impl World {
         self.met.retain(|key, _| key.0 != account || since.get(key).is_some_and(|at| *at > sent));
     }
 
-    /// A refusal was its request's own: what it alone has raised is forgotten.
+    /// A refusal concerned only its request: suspicions that this request alone raised are dropped.
     fn forget_own(&mut self, id: u64) {
         if let Some(client) = self.clients.get(&id) {
             let own = BTreeSet::from([client.request.kin]);
@@ -261,7 +261,7 @@ impl World {
             Unproven::Limit(retry_after) => retry_after.unwrap_or(Duration::from_secs(5)),
             Unproven::Error | Unproven::NoAnswer => self.policy.cooldown,
         };
-        // The wait for a limit of its own may come first.
+        // The request's own wait limit may be shorter.
         let most = match unproven {
             Unproven::Limit(_) | Unproven::NoAnswer => self.policy.unproven_max_wait,
             Unproven::Error => self.policy.capacity_max_wait,
@@ -314,7 +314,7 @@ impl World {
                 known.weight += u64::from(client.request.weight);
             }
             client.grants += 1;
-            // A look in suspense is no part of a pass, and has an oracle of its own.
+            // An attempt in suspense is not part of a pass and has its own oracle.
             client.grants_in_pass += usize::from(!client.refused_by.contains_key(&given.account));
             client.request.clock = given.clock;
             client.request.trail = given.trail.clone();
@@ -482,7 +482,7 @@ impl World {
             }
             Cancelled::AlreadyGranted(given) => {
                 self.see("Cancel::AlreadyGranted");
-                // It may have been the breaker's probe, which is handed back and goes to another.
+                // It may have been the breaker's probe, which then passes to another request.
                 self.blind = true;
                 self.probes.clear();
                 if let Some(known) = self.accounts.get_mut(&given.account) {
@@ -505,7 +505,7 @@ impl World {
         }
     }
 
-    /// A client that left may come back within a minute, or later.
+    /// A client that left may return within a minute, or later.
     pub(super) fn may_return(&mut self, id: u64) -> Checked {
         let returns = self.clients.get(&id).map_or(9, |client| client.returns);
         if returns < 3 && self.rng.chance(600) && !self.settling {

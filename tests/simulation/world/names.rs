@@ -1,4 +1,4 @@
-//! Names of variants, for the list of what has occurred.
+//! Names of variants, for the list of those that have occurred.
 
 use super::*;
 
@@ -52,7 +52,7 @@ pub(super) fn passed_over_name(reason: &PassedOver) -> &'static str {
     }
 }
 
-/// The name of a variant in its debug text.
+/// The name of a variant, from its debug text.
 pub(super) fn variant(text: &str) -> &str {
     text.split(['(', ' ', '{']).next().unwrap_or(text)
 }

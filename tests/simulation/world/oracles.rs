@@ -1,9 +1,9 @@
-//! The oracles: what must hold after every step.
+//! The oracles, which check what must hold after every step.
 
 use super::*;
 
 impl World {
-    /// Nobody waits, nothing is in flight, and after a day every account serves again.
+    /// No request waits or is in flight, and after a day every account serves again.
     pub(super) fn check_settled(&mut self) -> Checked {
         if !self.tickets.is_empty() || !self.clients.is_empty() {
             return fail("everything settles", format!("{:?} {:?}", self.tickets, self.clients));
@@ -14,20 +14,20 @@ impl World {
             return fail("everything settles", format!("{snapshot:?}"));
         }
         self.pass_to(self.now.mono + Duration::from_secs(9 * 86_400));
-        // A step back of the wall clock may have moved resets away again.
+        // If the wall clock was set back, resets may have moved away again.
         self.now.wall = self.now.wall + Duration::from_secs(30 * 86_400);
         self.expire();
         let ids: Vec<AccountId> =
             self.accounts.iter().filter(|(_, known)| !known.leaving).map(|(id, _)| *id).collect();
         for id in ids {
             self.check_serves(id, Outcome::CredentialRefused { evidence: Evidence::default() })?;
-            // No rest is longer (T2); then one request looks.
+            // No rest is longer (T2); after it, one request probes.
             self.check_serves(id, Outcome::Success)?;
         }
         Ok(())
     }
 
-    /// A quarter of an hour later the account takes a request, which ends so.
+    /// A quarter of an hour later, the account takes a request, which ends with this outcome.
     fn check_serves(&mut self, id: AccountId, outcome: Outcome) -> Checked {
         self.pass_to(self.now.mono + maxpool::scheduler::policy::REST_MAX);
         let request =
@@ -75,7 +75,7 @@ impl World {
         if request.pinned.is_some_and(|pinned| pinned != given.account) {
             return fail("no grant on a blocked account", format!("{given:?} for {request:?}"));
         }
-        // One in suspense has an oracle of its own.
+        // A request in suspense has its own oracle.
         let in_suspense = client.refused_by.contains_key(&given.account);
         if request.excluded.contains(&given.account) && !in_suspense {
             return fail("no grant on an excluded account", format!("{given:?} for {request:?}"));
@@ -100,8 +100,8 @@ impl World {
         Ok(())
     }
 
-    /// P7: an account that has refused a request without evidence is not asked again by it unless
-    /// something has changed.
+    /// P7: a request does not retry an account that has refused it without evidence until something
+    /// has changed.
     pub(super) fn check_repeat(&self, id: u64, given: &Given) -> Checked {
         let Some(client) = self.clients.get(&id) else {
             return Ok(());
@@ -122,8 +122,8 @@ impl World {
         }
     }
 
-    /// P7: what one request alone has met takes nothing from the others, and what two unrelated
-    /// ones have met does.
+    /// P7: a refusal that only one request has met does not affect the others; one that two
+    /// unrelated requests have met does.
     pub(super) fn check_proof(&mut self, account: AccountId, message: &str) -> Checked {
         let key = (account, message.to_owned());
         let Some(kins) = self.met.get(&key).map(BTreeSet::len) else {
@@ -153,8 +153,8 @@ impl World {
         }
     }
 
-    /// Of each family: whether its breaker is open, and if so, ready for a probe; and how many have
-    /// passed since.
+    /// For each family: whether its breaker is open and, if so, ready for a probe; and how many
+    /// requests have passed since.
     pub(super) fn breaker_state(&mut self) -> BTreeMap<Option<Family>, (Option<bool>, u32)> {
         let families = [None, Some(family("opus")), Some(family("haiku"))];
         let state = families.map(|family| {
@@ -165,7 +165,7 @@ impl World {
         state.into_iter().collect()
     }
 
-    /// P8: while it is open nobody passes, and then one.
+    /// P8: while the breaker is open no request passes, then a single one does.
     pub(super) fn check_breaker(
         &mut self,
         before: &mut BTreeMap<Option<Family>, (Option<bool>, u32)>,
@@ -202,7 +202,7 @@ impl World {
             request.signed_thinking
                 || request.session.is_some_and(|session| self.thinking.contains(&session))
         };
-        // What a request has met itself decides for itself.
+        // A request's own history decides what happens to it.
         let is_plain = |request: &Request| request.trail.is_empty();
         is_plain(one)
             && is_plain(other)
@@ -215,8 +215,8 @@ impl World {
             && other.thread.is_none()
     }
 
-    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the
-    /// brink or a cold start keeps waiting.
+    /// S6: a request that has a cache on the account, costs less or cannot wait as long may pass
+    /// one that the brink or a cold start delays.
     fn may_pass(&mut self, request: &Request, other: u64, account: AccountId) -> bool {
         let Some(client) = self.clients.get(&other) else {
             return true;
@@ -224,7 +224,7 @@ impl World {
         let (mut other, restrained) = (client.request.clone(), client.restrained);
         (other.attempts, other.thread) = (0, None);
         other.excluded.clear();
-        // Whom a restraint keeps in the queue it keeps for a time of its own.
+        // Each queued request has its own time limit for restraints.
         let own = self.clients.get(&request.id).and_then(|own| own.first_wait);
         // A session may have a cache that the simulator does not know of.
         let differs = request.session != other.session
@@ -237,7 +237,8 @@ impl World {
             return differs;
         }
         let explained = self.subject.real().explain(self.now, &other);
-        // Where the queue is full, one who asks anew is spared what keeps the one who waits.
+        // If the queue is full, a new request is exempt from the restraints that apply to waiting
+        // ones.
         let spared = matches!(explained.verdict, ExplainedVerdict::Chosen(..));
         spared
             || explained.passed_over.iter().any(|one| {
@@ -259,11 +260,11 @@ impl World {
         }
     }
 
-    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could
-    /// speak for another.
+    /// S7b: the account that has the session's prompt in its cache, unless something other than a
+    /// score favours another.
     pub(super) fn cached_route(&mut self, request: &Request) -> Option<AccountId> {
         let (account, at) = *self.caches.get(&request.session?)?;
-        // Those who wait are served first and may leave no room.
+        // Waiting requests are served first and may use up the capacity.
         if !self.tickets.is_empty() {
             return None;
         }
@@ -294,7 +295,7 @@ impl World {
         }
     }
 
-    /// S6: the brink and cold starts keep nobody longer than they may.
+    /// S6: the brink and cold starts delay no request longer than they may.
     fn check_restraints(&mut self) -> Checked {
         let waiting: Vec<u64> = self.tickets.values().copied().collect();
         for id in waiting {
@@ -309,7 +310,7 @@ impl World {
                 request.excluded.clear();
             }
             (request.attempts, request.thread) = (0, None);
-            // Who cannot wait is not restrained.
+            // A request that cannot wait is not restrained.
             request.holdable = false;
             let explained = self.subject.real().explain(self.now, &request);
             let served = matches!(explained.verdict, ExplainedVerdict::Chosen(..));
@@ -330,7 +331,7 @@ impl World {
         Ok(())
     }
 
-    /// What keeps an account from one who waits must be true.
+    /// The reason why a waiting request does not use an account must be true.
     fn check_reason(&self, one: &Standing) -> Checked {
         let Some(known) = self.accounts.get(&one.account) else {
             return Ok(());
@@ -346,7 +347,7 @@ impl World {
         }
     }
 
-    /// Q2 within a class: nobody who came before still waits.
+    /// Q2: within a class, no earlier request is still waiting.
     pub(super) fn check_order(
         &mut self,
         request: &Request,
@@ -366,8 +367,8 @@ impl World {
         Ok(())
     }
 
-    /// Q2: a newcomer for whom the queue has room passes nobody of its class. Who would be refused
-    /// otherwise is spared what keeps those who wait (S6).
+    /// Q2: a new request for which the queue has room does not overtake its class. One that would
+    /// otherwise be refused is exempt from the restraints on waiting requests (S6).
     pub(super) fn check_no_overtaking(&mut self, request: &Request, account: AccountId) -> Checked {
         if !request.holdable {
             return Ok(());
@@ -394,7 +395,7 @@ impl World {
             && bytes + request.body_bytes <= self.policy.max_queued_bytes
     }
 
-    /// Those who wait, not in a pause between two passes, and are passed.
+    /// The waiting requests that are overtaken, except those in a pause between two passes.
     fn passed(&self, is_passed: impl Fn(&Client, u64) -> bool) -> Vec<u64> {
         let waiting = self.tickets.values().filter(|id| {
             let Some(client) = self.clients.get(id) else {
@@ -410,13 +411,13 @@ impl World {
         waiting.copied().collect()
     }
 
-    /// Nobody is let go before its time.
+    /// No wait ends before its time.
     pub(super) fn check_expiry(&self, request: &Request, id: u64, limit: Limit) -> Checked {
         let since =
             self.clients.get(&id).and_then(|client| client.first_wait).unwrap_or(self.now.mono);
         let waited = self.now.mono.since(since);
         let bears = request.tolerance.map(|tolerance| request.arrived + tolerance);
-        // A fallback of a held stream bears its limit from its arrival on.
+        // A fallback of a held stream keeps its limit from its arrival on.
         let longest = waited.max(self.now.mono.since(request.arrived));
         let shape = request.shape == Shape::NonStream && longest >= self.policy.non_stream_max_wait;
         if limit == Limit::ClientTolerance
@@ -434,7 +435,7 @@ impl World {
     pub(super) fn check_all(&mut self) -> Checked {
         self.check_waiters()?;
         self.check_restraints()?;
-        // A snapshot is long work; a wrong count does not go away by itself.
+        // A snapshot is expensive, and a wrong count does not go away by itself.
         if !self.report.steps.is_multiple_of(SNAPSHOT_EVERY) {
             return Ok(());
         }
@@ -487,7 +488,7 @@ impl World {
         Ok(())
     }
 
-    /// After `poll` is dry nobody waits whom an account could serve, and nobody waits longer than
+    /// After `poll` returns nothing, no waiting request could be served, and none waits longer than
     /// it may.
     pub(super) fn check_waiters(&mut self) -> Checked {
         let waiting: Vec<u64> = self.tickets.values().copied().collect();
@@ -524,8 +525,8 @@ impl World {
             }
             request.attempts = 0;
             request.thread = None;
-            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot
-            // see.
+            // A request that follows a held stream waits as a fallback (Q6), which the simulator
+            // cannot see.
             if request.shape == Shape::NonStream {
                 request.shape = Shape::Fallback;
             }
@@ -534,7 +535,8 @@ impl World {
                 continue;
             }
             let explained = self.subject.real().explain(self.now, &request);
-            // Who asks anew and finds the queue full is spared the restraints; who is in it is not.
+            // A new request that finds the queue full is exempt from the restraints; a waiting one
+            // is not.
             let has_room = self.has_room(&request);
             if let (ExplainedVerdict::Chosen(account, _), true) = (&explained.verdict, has_room) {
                 return fail(
@@ -555,5 +557,5 @@ impl World {
     }
 }
 
-/// Steps from one look at a whole snapshot to the next.
+/// Steps between two checks of a whole snapshot.
 const SNAPSHOT_EVERY: u64 = 4;

@@ -1,11 +1,11 @@
-//! What happens from outside: clocks are set, the configuration changes, quota is probed, the
-//! process drains.
+//! Events from outside: clocks are set, the configuration changes, quota is probed, the process
+//! drains.
 
 use super::*;
 
 impl World {
-    /// Something from outside: a clock is set, the configuration changes, the probe reads quota,
-    /// the API is in trouble.
+    /// One event: a clock is set, the configuration changes, the probe reads quota, or the API is
+    /// in trouble.
     pub(super) fn odd(&mut self) -> Checked {
         let f = &self.faults;
         let shares = [f.trouble, f.steps, f.edits, f.probes, f.drains];
@@ -43,7 +43,8 @@ impl World {
                 let same = |other: &&maxpool::scheduler::BlockSnapshot| {
                     other.reason == block.reason
                         && other.scope == block.scope
-                        // An account may be under suspicion for several refusals of one kind.
+                        // An account may be under suspicion because of several refusals of one
+                        // kind.
                         && other.evidence == block.evidence
                 };
                 let timed = !matches!(block.reason, BlockReason::Quota(_));
@@ -142,7 +143,7 @@ impl World {
         Ok(())
     }
 
-    /// Explanations change nothing and agree with themselves.
+    /// Explanations change nothing and are consistent.
     pub(super) fn look(&mut self) -> Checked {
         self.last_client += 1;
         let request = self.draw_request(self.last_client);
@@ -166,7 +167,7 @@ impl World {
         Ok(())
     }
 
-    /// Most owners set none.
+    /// Most owners set no limit.
     fn limit(&mut self) -> AccountLimit {
         let mut share = || self.rng.chance(100).then(|| self.rng.below(1_000) as f64 / 1_000.0);
         AccountLimit { five_hour: share(), week: share() }
@@ -234,7 +235,7 @@ impl World {
         self.truth.insert(id, truth);
     }
 
-    /// From here on nothing fails any more.
+    /// From here on, nothing fails any more.
     pub(super) fn stop_faults(&mut self) -> Checked {
         self.settling = true;
         self.faults = Faults::default();
