@@ -62,6 +62,11 @@ impl Accounts {
         self.ask(id, |state, switch, now| state.plan(switch, now), None)
     }
 
+    /// The same for a request that has waited for a refresh of that account.
+    pub(crate) fn refreshed(self: &Arc<Self>, id: AccountId) -> Readiness {
+        self.ask(id, |state, switch, now| state.plan_after_refresh(switch, now), None)
+    }
+
     /// The API has answered 401 to the credential of `generation`. Returns at once: a newer
     /// credential if there is one by now, else the account's one refresh, else why there is
     /// neither.

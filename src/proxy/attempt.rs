@@ -182,7 +182,7 @@ impl Course<'_> {
         let (accounts, account) = (&self.request.context.accounts, self.granted.account);
         match refused {
             Some(generation) => accounts.refused_again(account, generation),
-            None => accounts.credential(account),
+            None => accounts.refreshed(account),
         }
     }
 
