@@ -456,3 +456,18 @@ fn a_client_that_leaves_during_the_refresh_takes_no_look_from_the_others() {
     refused.store(false, Ordering::SeqCst);
     assert_eq!(proxy.ask(&plain("two")).status, 200, "the API takes the token again");
 }
+
+#[test]
+fn the_request_that_looks_sends_the_refused_token_if_its_refresh_fails() {
+    let upstream =
+        Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
+    let proxy = Proxy::start(&one_oauth(&upstream));
+    upstream.state().oauth.mode = Mode::RateLimited;
+    for number in 1..=2 {
+        proxy.ask(&plain("one")).assert_error(502, "account_auth_error");
+        let requests = upstream.requests();
+        let calls = requests.iter().filter(|request| request.path() == "/v1/messages").count();
+        assert_eq!((calls, upstream.state().oauth.refreshes.len()), (number, number));
+        control(&proxy, "a", "retry");
+    }
+}

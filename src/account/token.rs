@@ -202,8 +202,8 @@ impl TokenState {
         }
     }
 
-    /// The same for a request that has waited for a refresh. If the refresh of a refused token has
-    /// failed, nothing has changed, so this request does not send the token.
+    /// The same for a request that has waited for a refresh that another one has started. If the
+    /// refresh of a refused token has failed, only the other one tests the token.
     pub(crate) fn plan_after_refresh(&self, switch: Switch, now: Now) -> Plan {
         match self.obstacle(switch, now) {
             Some(obstacle) if self.standing == Standing::Refused => obstacle,
