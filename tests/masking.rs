@@ -284,3 +284,19 @@ fn an_error_that_api_prints_shows_no_credential() {
     assert_clean("stdout", &ran.stdout);
     assert_clean("stderr", &ran.stderr);
 }
+
+#[test]
+fn an_error_that_is_passed_on_as_a_good_answer_is_whole_without_its_secret() {
+    let upstream = Upstream::with(|_| {
+        let error = json!({"type": "api_error", "message": format!("not {API_KEY} here")});
+        Answer::json(200, &json!({"type": "error", "error": error}).to_string())
+    });
+    let proxy = Proxy::start(&home(&upstream));
+    let mut client = proxy.connect();
+    let ask = Ask::post("/v1/messages/count_tokens", &hello()).header("x-maxpool-profile", "key");
+    for _ in 0..2 {
+        let reply = client.ask(&ask);
+        assert_eq!(reply.json()["error"]["message"], "not [hidden] here");
+        assert_eq!(reply.header("content-length"), Some(&*reply.text().len().to_string()));
+    }
+}

@@ -9,7 +9,7 @@ use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, Reply, Value, hello, hello_stream, json, oauth, until};
 use crate::upstream::message::event;
 use crate::upstream::oauth::Mode;
-use crate::upstream::{Answer, Limits, Request, Upstream};
+use crate::upstream::{Answer, Gate, Limits, Request, Step, Upstream};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -405,4 +405,69 @@ fn after_a_401_the_refresh_that_failed_is_tried_again_by_the_first_request_that_
     }
     assert_eq!(proxy.ask(&plain("two")).status, 200, "enabling lifts what retry lifts");
     assert_eq!(proxy.account("a")["status"], "active");
+}
+
+/// The answer to the next refresh: a 429, once the gate is open.
+fn hold_a_failing_refresh(upstream: &Upstream) -> Gate {
+    let gate = upstream.gate();
+    let answer = Answer::error(429, "rate_limit_error", "Rate limited. Please try again later.");
+    let answer = answer.limits(&Limits::new().retry_after(30));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    gate
+}
+
+#[test]
+fn a_refused_token_goes_out_once_though_many_wait_for_its_refresh() {
+    let upstream =
+        Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
+    let proxy = Proxy::start(&one_oauth(&upstream));
+    let gate = hold_a_failing_refresh(&upstream);
+    let first = proxy.post_aside(&hello());
+    upstream.wait("the refresh", |state| state.requests.len() == 2);
+    let crowd: Vec<_> = (0..4).map(|_| proxy.post_aside(&hello())).collect();
+    until("they wait", || (proxy.status()["requestsInFlight"] == 5).then_some(()));
+    gate.open();
+    for client in crowd.into_iter().chain([first]) {
+        client.join().expect("a client").assert_error(502, "account_auth_error");
+    }
+    assert_eq!(upstream.requests().len(), 2, "one call and one refresh");
+}
+
+#[test]
+fn a_client_that_leaves_during_the_refresh_takes_no_look_from_the_others() {
+    let refused = Arc::new(AtomicBool::new(true));
+    let upstream = Upstream::with({
+        let refused = Arc::clone(&refused);
+        move |request| match refused.load(Ordering::SeqCst) {
+            true => Answer::error(401, "authentication_error", "Invalid bearer token"),
+            false => Answer::healthy(request),
+        }
+    });
+    let proxy = Proxy::start(&one_oauth(&upstream));
+    let gate = hold_a_failing_refresh(&upstream);
+    let mut client = proxy.connect();
+    client.send_ask(&plain("one"));
+    upstream.wait("the refresh", |state| state.requests.len() == 2);
+    drop(client);
+    until("it is gone", || (proxy.status()["requestsInFlight"] == 0).then_some(()));
+    gate.open();
+    let failed = |line: &String| line.contains("429");
+    until("the refresh fails", || proxy.log().iter().any(failed).then_some(()));
+    refused.store(false, Ordering::SeqCst);
+    assert_eq!(proxy.ask(&plain("two")).status, 200, "the API takes the token again");
+}
+
+#[test]
+fn the_request_that_looks_sends_the_refused_token_if_its_refresh_fails() {
+    let upstream =
+        Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
+    let proxy = Proxy::start(&one_oauth(&upstream));
+    upstream.state().oauth.mode = Mode::RateLimited;
+    for number in 1..=2 {
+        proxy.ask(&plain("one")).assert_error(502, "account_auth_error");
+        let requests = upstream.requests();
+        let calls = requests.iter().filter(|request| request.path() == "/v1/messages").count();
+        assert_eq!((calls, upstream.state().oauth.refreshes.len()), (number, number));
+        control(&proxy, "a", "retry");
+    }
 }

@@ -5,7 +5,9 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::credential::{Account, AccountProfile, Holding, Readiness, Ready, Unready, ready};
+use super::credential::{
+    Account, AccountProfile, Holding, Readiness, Ready, Refreshing, Unready, ready,
+};
 use super::oauth::{self, UsageReading};
 use super::plan::{Cooling, Obstacle, Plan, Switch};
 use super::refresh;
@@ -60,6 +62,11 @@ impl Accounts {
     /// The credential for a request to that account. Returns at once.
     pub(crate) fn credential(self: &Arc<Self>, id: AccountId) -> Readiness {
         self.ask(id, |state, switch, now| state.plan(switch, now), None)
+    }
+
+    /// The same for a request that has waited for a refresh that another one has started.
+    pub(crate) fn refreshed(self: &Arc<Self>, id: AccountId) -> Readiness {
+        self.ask(id, |state, switch, now| state.plan_after_refresh(switch, now), None)
     }
 
     /// The API has answered 401 to the credential of `generation`. Returns at once: a newer
@@ -119,8 +126,8 @@ impl Accounts {
             match readiness {
                 Readiness::Ready(ready) => return Ok(ready),
                 Readiness::Unready(unready) => return Err(unready),
-                Readiness::Refreshing(flight, _) => {
-                    flight.wait(refresh::LONGEST);
+                Readiness::Refreshing(refreshing) => {
+                    refreshing.flight.wait(refresh::LONGEST);
                     readiness = self.credential(id);
                 }
             }
@@ -188,15 +195,15 @@ impl Accounts {
         };
         let now = self.shared.now();
         let switch = if profile.enabled { Switch::On } else { Switch::Off };
-        let flight = match &held.flight {
+        let (flight, is_ours) = match &held.flight {
             // Whatever was asked, the refresh in progress will answer it. A 401 to the token that
             // is being replaced says nothing new.
-            Some(flight) => flight.clone(),
+            Some(flight) => (flight.clone(), false),
             None => match plan(state, switch, now) {
                 Plan::Refresh => match refresh::start(&self.shared, &account) {
                     Ok(flight) => {
                         held.flight_generation = state.generation();
-                        held.flight.insert(flight).clone()
+                        (held.flight.insert(flight).clone(), true)
                     }
                     Err(cause) => {
                         let cooling = self.not_started(state, &cause);
@@ -213,11 +220,12 @@ impl Accounts {
         let is_good = state.is_usable(now)
             && state.generation() == held.flight_generation
             && refused != Some(state.generation());
-        match flight.left_of(GOOD_TOKEN_WAIT) {
-            None if is_good => planned(Plan::Serve, state, &profile),
-            Some(left) if is_good => Readiness::Refreshing(flight, left),
-            Some(_) | None => Readiness::Refreshing(flight, refresh::LONGEST),
-        }
+        let limit = match flight.left_of(GOOD_TOKEN_WAIT) {
+            None if is_good => return planned(Plan::Serve, state, &profile),
+            Some(left) if is_good => left,
+            Some(_) | None => refresh::LONGEST,
+        };
+        Readiness::Refreshing(Refreshing { flight, limit, is_ours })
     }
 
     /// Records that a refresh could not start. Gives what that means for a token that was refused.

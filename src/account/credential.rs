@@ -106,11 +106,19 @@ pub(crate) enum Unready {
 pub(crate) enum Readiness {
     /// It can be sent.
     Ready(Ready),
-    /// A refresh is in progress. When the flight has ended, or after this time at the latest, call
-    /// `Accounts::credential` again.
-    Refreshing(SingleFlight, Duration),
+    /// A refresh is in progress.
+    Refreshing(Refreshing),
     /// There is no credential.
     Unready(Unready),
+}
+
+/// A refresh in progress. When the flight has ended, or after `limit` at the latest, ask again.
+#[derive(Clone, Debug)]
+pub(crate) struct Refreshing {
+    pub(crate) flight: SingleFlight,
+    pub(crate) limit: Duration,
+    /// This call has started it.
+    pub(crate) is_ours: bool,
 }
 
 impl Unready {

@@ -31,7 +31,9 @@ mod token_sync;
 pub(crate) mod wire;
 
 pub(crate) use accounts::Accounts;
-pub(crate) use credential::{Account, AccountProfile, Origin, Readiness, Ready, Unready};
+pub(crate) use credential::{
+    Account, AccountProfile, Origin, Readiness, Ready, Refreshing, Unready,
+};
 pub(crate) use plan::{Cooling, Obstacle};
 pub(crate) use single_flight::SingleFlight;
 pub(crate) use surroundings::{Role, Surroundings};

@@ -327,7 +327,7 @@ pub(super) fn pair(number: u32) -> (String, String) {
 
 pub(super) fn refreshing(readiness: Readiness) -> SingleFlight {
     match readiness {
-        Readiness::Refreshing(flight, _) => flight,
+        Readiness::Refreshing(refreshing) => refreshing.flight,
         other => panic!("{other:?} is no refresh"),
     }
 }
@@ -335,8 +335,8 @@ pub(super) fn refreshing(readiness: Readiness) -> SingleFlight {
 /// Simulates a 401 to the current token and waits for the result.
 pub(super) fn refused(world: &World, generation: u64) -> String {
     match world.accounts.refused(ID, generation) {
-        Readiness::Refreshing(flight, _) => {
-            assert!(flight.wait(LONGEST));
+        Readiness::Refreshing(refreshing) => {
+            assert!(refreshing.flight.wait(LONGEST));
             world.outcome()
         }
         Readiness::Ready(ready) => short(Ok(ready)),

@@ -74,14 +74,12 @@ enum Standing {
     /// None, or it was accepted.
     #[default]
     Good,
-    /// It was refused, and a refresh should replace it.
+    /// It was refused, and a refresh should replace it. If the refresh fails temporarily, the next
+    /// one comes first, and until then only the request that tests the account sends the token.
     Refused,
     /// It was refused, and no refresh may follow. The fault may be the API's, so the token is kept
     /// for the request that tests it after the account's rest (SPEC T2).
     Resting,
-    /// It was refused, and the refresh that followed has failed temporarily; the next refresh
-    /// comes first.
-    Waiting,
 }
 
 /// A refresh token that may be used up.
@@ -150,7 +148,7 @@ impl TokenState {
 
     /// Whether it is worth sending the access token.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        matches!(self.standing, Standing::Good | Standing::Resting) && self.is_there(now)
+        self.standing != Standing::Refused && self.is_there(now)
     }
 
     fn is_there(&self, now: Now) -> bool {
@@ -196,11 +194,20 @@ impl TokenState {
             Some(_) if usable => Plan::Serve,
             None if usable && self.unknown.is_some() => Plan::Serve,
             // The request that tests the account sends it.
-            Some(Plan::Cooling(_)) if self.standing == Standing::Waiting && self.is_there(now) => {
+            Some(Plan::Cooling(_)) if self.standing == Standing::Refused && self.is_there(now) => {
                 Plan::Serve
             }
             Some(obstacle) => obstacle,
             None => Plan::Refresh,
+        }
+    }
+
+    /// The same for a request that has waited for a refresh that another one has started. If the
+    /// refresh of a refused token has failed, only the other one tests the token.
+    pub(crate) fn plan_after_refresh(&self, switch: Switch, now: Now) -> Plan {
+        match self.obstacle(switch, now) {
+            Some(obstacle) if self.standing == Standing::Refused => obstacle,
+            Some(_) | None => self.plan(switch, now),
         }
     }
 
@@ -267,7 +274,7 @@ impl TokenState {
                 (Standing::Refused, Plan::Refresh)
             }
             Some(Plan::Cooling(cooling)) => {
-                (Standing::Waiting, Plan::Cooling(Cooling { is_refused: true, ..cooling }))
+                (Standing::Refused, Plan::Cooling(Cooling { is_refused: true, ..cooling }))
             }
             Some(obstacle) if self.refresh_refused.is_some() || obstacle == Plan::Disabled => {
                 (Standing::Refused, obstacle)
@@ -366,7 +373,7 @@ impl TokenState {
         }
         self.changed(&before);
         if is_complete {
-            if matches!(self.standing, Standing::Refused | Standing::Waiting) {
+            if self.standing == Standing::Refused {
                 // The endpoint gave the refused token again. Another refresh would do the same.
                 self.standing = Standing::Resting;
             }

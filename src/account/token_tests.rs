@@ -236,7 +236,7 @@ fn a_refresh_that_failed_changes_nothing_while_the_token_is_valid() {
     assert_eq!(word(&refused.plan_after_401(1, Switch::On, NOW)), "refresh");
     refused.failed(Obstacle::Network, None, "no route".to_owned(), &PAUSE, NOW);
     assert_eq!(
-        word(&refused.plan(Switch::On, later(1))),
+        word(&refused.plan_after_refresh(Switch::On, later(1))),
         "cooling",
         "the token that a 401 refused is not valid"
     );
@@ -245,7 +245,7 @@ fn a_refresh_that_failed_changes_nothing_while_the_token_is_valid() {
         "cooling",
         "once in ten seconds"
     );
-    assert_eq!(word(&refused.plan(Switch::On, later(9))), "serve", "to the one that looks");
+    assert_eq!(word(&refused.plan(Switch::On, later(1))), "serve", "to the one that looks");
     assert_eq!(word(&refused.plan(Switch::On, later(10))), "refresh");
 }
 

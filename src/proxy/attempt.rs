@@ -39,7 +39,7 @@ use super::stream::Uncommitted;
 use super::verdict::{Proof, Verdict, Whom};
 use crate::account::limits::headers::report_of_headers;
 use crate::account::provider::model_for;
-use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
+use crate::account::{Cooling, Obstacle, Readiness, Ready, Refreshing, Unready};
 use crate::clock;
 use crate::config::masking::Masked;
 use crate::event::Stage;
@@ -120,13 +120,13 @@ impl Course<'_> {
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
-                Readiness::Refreshing(flight, limit) => {
+                Readiness::Refreshing(Refreshing { flight, limit, is_ours }) => {
                     self.request.record.borrow_mut().refreshed.push(self.granted.account);
                     if self.request.client_wait.wait_for_refresh(&flight, limit).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }
-                    readiness = self.after_refresh(refused_token);
+                    readiness = self.after_refresh(refused_token, is_ours);
                     continue;
                 }
                 Readiness::Unready(unready) => {
@@ -178,11 +178,12 @@ impl Course<'_> {
 
     /// The credential to send after a refresh. A token that the API has refused for this request is
     /// never sent again, only its successor.
-    fn after_refresh(&self, refused: Option<u64>) -> Readiness {
+    fn after_refresh(&self, refused: Option<u64>, is_ours: bool) -> Readiness {
         let (accounts, account) = (&self.request.context.accounts, self.granted.account);
         match refused {
             Some(generation) => accounts.refused_again(account, generation),
-            None => accounts.credential(account),
+            None if is_ours => accounts.credential(account),
+            None => accounts.refreshed(account),
         }
     }
 

@@ -11,7 +11,7 @@ use super::failed::Kept;
 use super::forward::{Answer, Failure};
 use super::reply;
 use super::request::usage_of;
-use super::stream::{Committed, Uncommitted};
+use super::stream::{Body, Committed, Uncommitted};
 use ureq::http::header::{self, HeaderValue};
 
 use crate::clock;
@@ -87,9 +87,15 @@ impl Course<'_> {
             let kept = Some(Kept { status, headers, body, form: Form::Json });
             return Delivery::Refused { hold, out, kept, meaning };
         }
-        if self.is_for_an_answer(&answer) && scanner.is_json_error() {
+        if scanner.is_json_error() {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             let body = self.hidden(ahead, if whole { Masked::bytes } else { Masked::torn });
+            if whole && !self.is_for_an_answer(&answer) {
+                // It is passed on, and its length may have changed.
+                answer.body = Body::Length(body.len() as u64);
+                let all = (scanner, body.to_vec(), true);
+                return Delivery::Over(self.commit(hold, answer, all, out));
+            }
             let error = sse::read(Form::Json, &body).error.unwrap_or_default();
             let status = classify::status_of(&error.kind);
             let meaning = self.judge(status, &answer.headers, &body, quota);
