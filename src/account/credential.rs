@@ -68,6 +68,13 @@ pub(super) struct Held {
     pub(super) flight_generation: u64,
 }
 
+impl Held {
+    /// Whether the access token has changed since the refresh in progress began.
+    pub(super) fn is_overtaken(&self) -> bool {
+        matches!(&self.what, Holding::Oauth(state) if state.generation() != self.flight_generation)
+    }
+}
+
 pub(super) enum Holding {
     /// An API key or a provider's token.
     Fixed { secret: Secret, generation: u64 },

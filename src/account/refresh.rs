@@ -332,6 +332,8 @@ impl Work<'_> {
             changed = true;
             keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
         }
+        // A sync may have taken another pair since this refresh began.
+        changed |= self.account.held().is_overtaken();
         let now = self.now();
         let is_enough = changed && self.state(|state| state.plan(Switch::On, now) == Plan::Serve);
         Ok(is_enough.then(|| End {

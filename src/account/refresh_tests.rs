@@ -13,9 +13,10 @@ use self::world::{Act, ID, Lost, START_MS, World, document, pair, refreshing, re
 use super::super::sync::CredentialChange;
 use super::super::{Accounts, Origin, Readiness, SingleFlight, Unready};
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Tokens};
 use crate::event::Events;
 use crate::scheduler::AccountId;
+use crate::scheduler::time::Wall;
 
 #[test]
 fn a_new_pair_is_on_disk_before_it_serves_and_nothing_else_has_changed() {
@@ -441,6 +442,27 @@ fn an_import_is_taken_while_it_is_newer_and_refreshed_when_it_is_not() {
     assert_eq!(world.outcome(), "access-1", "T3 the source has nothing newer");
     world.accounts.sync_tokens();
     assert_eq!(world.outcome(), "access-1");
+}
+
+#[test]
+fn a_pair_that_a_sync_takes_while_a_refresh_begins_is_not_sent() {
+    let mut imported = document(-1);
+    imported["accounts"][0]["importFrom"] = "~/source.json".into();
+    let world = World::with(&imported);
+    let digest = Digest::of(&Secret::new("refresh-0"));
+    let lock = file::lock_token(&world.path(), &digest, LONGEST).unwrap();
+    let flight = refreshing(world.accounts.credential(ID));
+    let newer = Tokens {
+        access: Some(Secret::new("access-cli")),
+        refresh: Some(Secret::new("refresh-cli")),
+        expires_at: Some(Wall(START_MS + 7_200_000)),
+    };
+    let account = world.accounts.get(ID).unwrap();
+    assert!(account.with_tokens(|state| state.take_import(&newer, &[])));
+    drop(lock);
+    assert!(flight.wait(LONGEST));
+    assert_eq!(world.outcome(), "access-cli");
+    assert!(world.endpoint.arrived().is_empty(), "T3");
 }
 
 #[test]
