@@ -83,6 +83,8 @@ struct World {
     /// last served one.
     met: BTreeMap<(AccountId, String), BTreeSet<Kin>>,
     met_at: BTreeMap<(AccountId, String), Mono>,
+    /// When two unrelated requests last proved that refusal.
+    proven: BTreeMap<(AccountId, String), Mono>,
     /// Which account last served a session, and when that request was granted.
     caches: BTreeMap<SessionKey, (AccountId, Mono)>,
     /// The breaker cannot be tracked in this step.
@@ -164,6 +166,7 @@ impl World {
             served: BTreeMap::new(),
             met: BTreeMap::new(),
             met_at: BTreeMap::new(),
+            proven: BTreeMap::new(),
             caches: BTreeMap::new(),
             blind: false,
             draining: false,

@@ -138,8 +138,14 @@ impl World {
         let aside = out().any(|block| {
             matches!(block.reason, BlockReason::ServerSide | BlockReason::ServerError)
         });
+        // Two others may have proven the same before, and that block may still be in force.
+        let longest = self.policy.max_cooldown;
+        let was_proven = self.proven.get(&key).is_some_and(|at| *at + longest > self.now.mono);
+        if kins > 1 && aside {
+            self.proven.insert(key, self.now.mono);
+        }
         match (kins, by_this, aside) {
-            (1, true, _) => fail(
+            (1, true, _) if !was_proven => fail(
                 "an unrelated request is never delayed by one request's unproven refusal",
                 format!("{account:?}"),
             ),
@@ -286,6 +292,10 @@ impl World {
         request: &Request,
         given: &Given,
     ) -> Checked {
+        // In suspense, accounts that have all refused the request are tried by turns (P7).
+        if !request.trail.is_empty() {
+            return Ok(());
+        }
         match (given.why, cached) {
             (Why::Score(_), Some(account)) if account != given.account => fail(
                 "a session stays where its cache is",
