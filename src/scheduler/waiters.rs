@@ -179,6 +179,12 @@ impl Scheduler {
             Step::Gone => {}
             Step::Stay { cause, look_at, release, restrained } => {
                 if let Some(waiter) = self.queue.get_mut(place) {
+                    let was = waiter.clock.cause.map(|(cause, _)| cause);
+                    if was == Some(WaitCause::Capacity) && cause != WaitCause::Capacity {
+                        // It no longer waits for the breaker, whose probe those in suspense, judged
+                        // before it, have left to it (P8).
+                        self.look = Look::Now;
+                    }
                     waiter.clock = tick(now.mono, waiter.clock, cause);
                     waiter.clock.restrained = restrained;
                     waiter.release = release;
